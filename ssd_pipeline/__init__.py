@@ -1,0 +1,51 @@
+"""Gen-SSD distillation (arXiv 2604.02819) as recipes: `plan` a recipe, `run` the plan, `load` what was published.
+
+    import ssd_pipeline
+
+    planned = ssd_pipeline.plan("recipes/quickstart.yaml")
+    stages = ssd_pipeline.run(planned)
+
+Nothing else is public. Importing this imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssd_pipeline.planner import Plan, Planned
+
+__all__ = ["plan", "run"]
+
+
+def plan(
+    path: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    only: Sequence[str] = (),
+    start: Sequence[str] = (),
+    force: Sequence[str] = (),
+    limit: int | None = None,
+    refresh: bool = False,
+) -> Plan:
+    """Read a recipe and look every stage up. Arguments as the options of `ssd-run` (`start` is `--from`).
+
+    Raises ssd_pipeline.errors.UserErrors with all mistakes at once.
+    """
+    from ssd_pipeline import planner
+    from ssd_pipeline.stages import KINDS
+
+    choice = planner.Choice(tuple(only), tuple(start), tuple(force), limit, refresh)
+    return planner.plan(path, KINDS, sets=sets, choice=choice)
+
+
+def run(plan: Plan, listen: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Planned]:
+    """Run a plan and return its stages as they stand then; `listen` gets every event as a dict.
+
+    Raises RunError when it failed while running, Interrupted when it was stopped; the same call goes on.
+    """
+    from ssd_pipeline import runner
+
+    return runner.run(plan, listen or (lambda event: None))

@@ -1,0 +1,240 @@
+"""The command line: a thin listener over plan and run, and the only place that prints, reads argv and exits.
+
+Human text goes to stderr, data (`--json`, `ssd schema`, `ssd show`) to stdout. Exit status: 0 done, 1 failed while
+running (what is finished is kept), 2 the user's mistake (nothing was spent), 130 interrupted. Each ends in one message
+and never in a traceback. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+
+from ssd_pipeline.errors import Interrupted, RunError, UserErrors, user_error
+from ssd_pipeline.planner import Choice, Plan
+from ssd_pipeline.planner import plan as make_plan
+from ssd_pipeline.runner import run as run_plan
+from ssd_pipeline.stages import KINDS
+from ssd_pipeline.store.local import Artifact, Store
+
+ABOUT = (
+    "Distil reasoning into a small model with Gen-SSD (arXiv 2604.02819): the student judges the teacher's candidate "
+    "continuations while the teacher writes. Try: ssd-run recipes/quickstart.yaml"
+)
+app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
+LINE_WIDTH = 120  # where nobody sees how wide the terminal is: a file, a pipe
+console = Console(stderr=True, highlight=False)
+if not console.is_terminal and "COLUMNS" not in os.environ:
+    console = Console(stderr=True, highlight=False, width=LINE_WIDTH)
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file, such as recipes/quickstart.yaml")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="override one key, typed as in the file")]
+Only = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="run this stage and what is missing above it")]
+From = Annotated[list[str] | None, typer.Option("--from", metavar="STAGE", help="run this stage and all built on it")]
+Force = Annotated[
+    list[str] | None, typer.Option(metavar="STAGE", help="take a new sample of this stage; the old stays")
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="a trial: load at most N problems to learn from")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="look revisions up on the Hub again")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="show the plan and stop")]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object a line on stdout")]
+Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="such as sample_branches-0123456789abcdef")]
+
+
+@app.command("run")
+def run_command(
+    recipe: Recipe,
+    only: Only = None,
+    start: From = None,
+    force: Force = None,
+    limit: Limit = None,
+    sets: Sets = None,
+    refresh: Refresh = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe; everything that is cached is taken as it is."""
+    choice = Choice(tuple(only or ()), tuple(start or ()), tuple(force or ()), limit, refresh)
+
+    def work() -> None:
+        planned = make_plan(recipe, KINDS, sets=sets or (), choice=choice)
+        tell_plan(planned, as_json=as_json)
+        if not dry_run:
+            execute(planned, as_json=as_json)
+
+    ending(work, as_json=as_json)
+
+
+@app.command("plan")
+def plan_command(recipe: Recipe, sets: Sets = None, refresh: Refresh = False, as_json: Json = False) -> None:
+    """Show what a run would do, and why; the same as run --dry-run."""
+    run_command(recipe, sets=sets, refresh=refresh, dry_run=True, as_json=as_json)
+
+
+@app.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from ssd_pipeline.schema import recipe_schema
+
+    print(json.dumps(recipe_schema(KINDS), indent=1))
+
+
+@app.command("ls")
+def ls_command() -> None:
+    """List the artifacts in the store."""
+    ending(list_artifacts, as_json=False)
+
+
+@app.command("show")
+def show_command(address: Address, rows: Annotated[int, typer.Option(help="how many first rows", min=0)] = 1) -> None:
+    """Show an artifact: its record and first rows, as JSON."""
+    ending(lambda: show_artifact(address, rows), as_json=False)
+
+
+def tell_plan(planned: Plan, *, as_json: bool) -> None:
+    """The plan as events or as a table."""
+    if not as_json:
+        from ssd_pipeline.display import Display
+
+        Display(console, planned).show_plan()
+        return
+    for name in planned.order:
+        stage = planned.stages[name]
+        says = {"stage": name, "kind": stage.kind, "address": stage.address, "status": stage.status, "why": stage.why}
+        emit({"event": "plan", **says, "rows": stage.rows, "most_tokens": stage.most_tokens})
+
+
+def execute(planned: Plan, *, as_json: bool) -> None:
+    """Run a plan and show it."""
+    if as_json:
+        run_plan(planned, emit)
+        return
+    from ssd_pipeline.display import Display
+
+    display = Display(console, planned)
+    try:
+        run_plan(planned, display.listen)
+    finally:
+        display.end()
+
+
+def emit(event: dict[str, Any]) -> None:
+    """One JSON object on a line of stdout; a reader that went away stops nothing."""
+    try:
+        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+
+
+def quiet() -> None:
+    """What libraries have to say to their developers is not the user's affair, and SIGTERM is an interrupt."""
+    warnings.simplefilter("ignore", FutureWarning)
+    warnings.simplefilter("ignore", DeprecationWarning)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def ending(work: Callable[[], None], *, as_json: bool) -> None:
+    """Do the work; every way it can end has one message and one exit status."""
+    quiet()
+    try:
+        work()
+    except UserErrors as error:
+        for mistake in error.mistakes:
+            position = mistake.position
+            text = f"{mistake.key}: {mistake.message}" if mistake.key else mistake.message
+            complain(text, as_json=as_json, file=position.file, line=position.line, where=str(position))
+        if not as_json:
+            count = len(error.mistakes)
+            complain(f"{count} mistake{'s' if count > 1 else ''}. Nothing was run.", as_json=False)
+        leave(2)
+    except RunError as error:
+        complain(f"failed: {error}", as_json=as_json)
+        leave(1)
+    except (Interrupted, KeyboardInterrupt) as error:
+        text = str(error) or "stopped: what is finished is kept, the same command goes on"
+        complain(text, as_json=as_json)
+        leave(130)
+
+
+def complain(text: str, *, as_json: bool, file: str | None = None, line: int | None = None, where: str = "") -> None:
+    """One message for the user."""
+    if as_json:
+        emit({"event": "error", "message": text, "file": file, "line": line})
+        return
+    from ssd_pipeline.display import clean
+
+    console.print(f"{clean(where)}  {clean(text)}" if where else clean(text), style="red", soft_wrap=True)
+
+
+def leave(status: int) -> NoReturn:
+    """Exit; a second interrupt while leaving changes nothing."""
+    raise typer.Exit(status)
+
+
+def list_artifacts() -> None:
+    """Every artifact of the store with rows, tokens, size and age."""
+    from rich.table import Table
+
+    from ssd_pipeline.display import amount, clean
+
+    store, table = Store.default(), Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("address", "recipe", "stage", "rows", "bought", "MB", "made"):
+        table.add_column(name, justify="right" if name in ("rows", "bought", "MB") else "left")
+    for address in store.addresses():
+        found = store.find(address)
+        if not isinstance(found, Artifact):
+            table.add_row(clean(address), "", "", "", "", "", clean(f"not usable: {found}"))
+            continue
+        record = found.record
+        size = sum(f["size"] for f in record["files"]) / 1e6
+        bought = amount(record.get("spend", {}).get("bought") or None)
+        made, origin = record["ended"], record["recipe"]
+        rows = amount(record["rows"])
+        table.add_row(address, clean(origin["name"]), clean(origin["stage"]), rows, bought, f"{size:.2f}", made)
+    Console(highlight=False).print(table)
+
+
+def show_artifact(address: str, rows: int) -> None:
+    """The record and the first rows of one artifact, as one JSON object."""
+    from itertools import islice
+
+    from ssd_pipeline.store.artifact import read_rows
+
+    store = Store.default()
+    found = store.find(whole_address(store, address))
+    if not isinstance(found, Artifact):
+        raise RunError(f"{address} cannot be used: {found}")
+    shown = {**found.record, "first_rows": list(islice(read_rows(found.directory), rows))}
+    print(json.dumps(shown, indent=1, ensure_ascii=False))
+
+
+def whole_address(store: Store, part: str) -> str:
+    """The one address that begins with `part`, or whose digits do. Raises UserErrors when it is none or several."""
+    found = [a for a in store.addresses() if a == part or a.startswith(part) or a.rpartition("-")[2].startswith(part)]
+    if part in found:
+        return part
+    if len(found) != 1:
+        several = f"{len(found)} artifacts begin so" if found and part else f"there is no artifact {part}"
+        raise user_error(f"{several}; `ssd ls` lists them", key="ADDRESS")
+    return found[0]
+
+
+def main() -> None:
+    """The command `ssd`."""
+    app()
+
+
+def main_run() -> None:
+    """The command `ssd-run`."""
+    single = typer.Typer(help=ABOUT, no_args_is_help=True, pretty_exceptions_enable=False)
+    single.command(no_args_is_help=True, help=ABOUT)(run_command)
+    single()

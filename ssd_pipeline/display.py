@@ -1,0 +1,255 @@
+"""What a person sees: the plan before a run, live progress, one closing table.
+
+Everything goes to one console (stderr); every name and message that came from outside is escaped, so that no text in a
+recipe, a problem or a server's error moves the cursor or fakes a line. On a terminal progress is a bar, elsewhere a
+plain line now and then. This file does not know how anything is computed: it reads the plan and events.
+"""
+
+from __future__ import annotations
+
+import time
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ssd_pipeline.planner import Plan, Planned
+
+LINE_SECONDS = 10.0
+WIDE = 118  # columns from which on whole addresses fit beside everything else
+STYLES = {"hit": "green", "remote": "cyan", "miss": "yellow", "waits": "yellow", "effect": "magenta"}
+
+
+def clean(text: object) -> str:
+    """Text of the outside on one line: control and direction characters shown as escapes, markup inert."""
+    shown = "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in str(text))
+    return escape(shown)
+
+
+def amount(count: float | None) -> str:
+    """A number of tokens or rows for reading: 950, 12.3k, 4.56M."""
+    if count is None:
+        return ""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:g}"
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    return table
+
+
+class Display:
+    """Shows one plan and the events of its run on a console."""
+
+    def __init__(self, console: Console, plan: Plan) -> None:
+        self._console, self._plan = console, plan
+        self._finished: list[Mapping[str, Any]] = []
+        self._began = self._said = 0.0
+        self._bar: Any = None
+        self._row: Any = None
+
+    def show_plan(self) -> None:
+        """The table of stages: what is cached, what runs and why, at most how many teacher tokens it buys."""
+        table = _table("stage", "kind", "plan", "rows", "tokens", "why", right=("rows", "tokens"))
+        for name in self._plan.order:
+            stage = self._plan.stages[name]
+            table.add_row(*self._plan_row(name, stage))
+        self._console.print(table)
+
+    def _plan_row(self, name: str, stage: Planned) -> tuple[str, ...]:
+        says = {"hit": "cached", "remote": "on the Hub", "miss": "runs", "waits": "runs", "effect": "runs"}
+        status, style = says[stage.status], STYLES[stage.status]
+        if name not in self._plan.selected and stage.status != "hit":
+            status, style = "if needed", "dim"
+        why = (stage.address or "") if stage.status == "hit" else stage.why
+        tokens = f"<= {amount(stage.most_tokens)}" if stage.most_tokens else ""
+        return clean(name), stage.kind, f"[{style}]{status}[/]", amount(stage.rows), tokens, clean(why)
+
+    def listen(self, event: Mapping[str, Any]) -> None:
+        """One event of a run."""
+        match event["event"]:
+            case "stage_started":
+                self._start(event)
+            case "progress":
+                self._progress(event)
+            case "stage_finished":
+                self._finish(event)
+            case "run_finished":
+                self._close(float(event["seconds"]))
+
+    def _start(self, event: Mapping[str, Any]) -> None:
+        self._began = self._said = time.monotonic()
+        if self._console.is_terminal:
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._bar = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                TextColumn("{task.fields[says]}"),
+                TimeElapsedColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._row = self._bar.add_task(clean(event["stage"]), total=None, says="")
+            self._bar.start()
+        else:
+            self._console.print(f"{clean(event['stage'])}: started")
+
+    def _progress(self, event: Mapping[str, Any]) -> None:
+        if event.get("waiting"):
+            self._say(f"{clean(event['stage'])}: another run is making this stage; waiting for it")
+            return
+        if event.get("stopping"):
+            self._say(f"{clean(event['stage'])}: stopping; rows in flight may finish, Ctrl-C again leaves at once")
+            return
+        says = self._progress_text(event)
+        if self._bar is not None:
+            self._bar.update(self._row, completed=event["done"], total=event["total"], says=says)
+        elif time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            self._console.print(f"{clean(event['stage'])}: {says}")
+
+    def _progress_text(self, event: Mapping[str, Any]) -> str:
+        done, total = event["done"], event["total"]
+        unit = " rows" if "fates" in event else ""
+        parts = [f"{done}/{total}{unit}" if total else f"{done}{unit}"]
+        computed, seconds = event.get("computed", done), time.monotonic() - self._began
+        if computed and seconds > 0:
+            parts.append(f"{computed / seconds:.3g}/s")
+            if total and total > done:
+                parts.append(f"about {_duration((total - done) * seconds / computed)} left")
+        parts += [f"{count} {fate}" for fate, count in (event.get("fates") or {}).items()]
+        spend = event.get("spend") or {}
+        if spend.get("bought"):
+            parts.append(f"{amount(spend['bought'])} tokens")
+            if spend["pruned"]:
+                parts.append(f"{percent(spend['pruned'] / (spend['kept'] + spend['pruned']))}% pruned")
+        return ", ".join(parts)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text)
+
+    def end(self) -> None:
+        """Take the live bar away, also after a failure."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _finish(self, event: Mapping[str, Any]) -> None:
+        self.end()
+        self._finished.append(event)
+        if event["computed"]:
+            self._console.print(f"{clean(event['stage'])}: {_rows_text(event)} in {event['seconds']:.1f} s")
+
+    def _close(self, seconds: float) -> None:
+        right = ("rows", "bought", "kept", "pruned", "time")
+        names = ("stage", "rows", "became", "bought", "kept", "pruned", "time", "address")
+        table = _table(*names, right=right)
+        for event in self._finished:
+            spend = event["spend"]
+            tokens = [amount(spend.get(k)) if spend.get("bought") else "" for k in ("bought", "kept", "pruned")]
+            when = f"{event['seconds']:.1f} s" if event["computed"] else "cached"
+            rows, address = amount(event["rows"]), self._address(event["address"])
+            table.add_row(clean(event["stage"]), rows, _outcome(event), *tokens, when, address)
+        self._console.print()
+        self._console.print(table)
+        for shown in (self._accuracies(), self._differences()):
+            if shown is not None:
+                self._console.print()
+                self._console.print(shown)
+        done = sum(1 for e in self._finished if e["computed"])
+        paid = sum(e["paid"]["bought"] for e in self._finished if e["kind"] == "sample_branches")
+        bought = f", {amount(paid)} teacher tokens bought" if paid else ""
+        self._console.print(
+            f"\n{len(self._finished) - done} of {len(self._finished)} stages cached{bought}, {seconds:.1f} s"
+        )
+
+    def _address(self, address: str | None) -> str:
+        """The whole address where there is room, else its 16 digits, which `ssd show` takes too."""
+        if address is None or self._console.width >= WIDE:
+            return clean(address or "")
+        return clean(address.rpartition("-")[2])
+
+    def _accuracies(self) -> Table | None:
+        evaluated = [e for e in self._finished if e["kind"] == "evaluate"]
+        if not evaluated:
+            return None
+        table = _table(
+            "evaluation", "model", "problems", "greedy %", "sampled %", "tokens", right=("problems", "tokens")
+        )
+        for event in evaluated:
+            modes = event["summary"]
+            model = getattr(self._plan.document.stages[event["stage"]].params, "model", "")
+            tokens = " / ".join(f"{m['tokens']:.0f}" for m in modes.values())
+            shown = [_interval(modes.get(mode)) for mode in ("greedy", "sampled")]
+            table.add_row(clean(event["stage"]), clean(model), amount(event["rows"]), *shown, tokens)
+        return table
+
+    def _differences(self) -> Table | None:
+        compared = [e for e in self._finished if e["kind"] == "compare" and e["summary"].get("table")]
+        if not compared:
+            return None
+        names = ("comparison", "mode", "accuracy %", "minus baseline (95%)", "better", "worse", "problems")
+        table = _table(*names, right=("accuracy %", "better", "worse", "problems"))
+        for event in compared:
+            names = self._plan.document.stages[event["stage"]].inputs
+            for line in event["summary"]["table"]:
+                table.add_row(*_comparison(names[line["position"]], line))
+        return table
+
+
+def _comparison(name: str, line: Mapping[str, Any]) -> tuple[str, ...]:
+    difference = line.get("difference")
+    shown = ""
+    if difference is not None:
+        shown = f"{100 * difference:+.1f}"
+        if line.get("difference_low") is not None:
+            shown += f" ({100 * line['difference_low']:+.1f} to {100 * line['difference_high']:+.1f})"
+    counts = [amount(line.get(k)) for k in ("better", "worse", "count")]
+    return clean(name), line["mode"], percent(line["accuracy"]), shown, *counts
+
+
+def _interval(mode: Mapping[str, Any] | None) -> str:
+    if not mode:
+        return ""
+    return f"{percent(mode['accuracy'])} ({percent(mode['low'])} to {percent(mode['high'])})"
+
+
+def _rows_text(event: Mapping[str, Any]) -> str:
+    if event["rows"] is None:
+        return "done"
+    reused = f", {event['reused']} reused" if event["reused"] else ""
+    return f"{event['computed']} rows computed{reused}"
+
+
+def _outcome(event: Mapping[str, Any]) -> str:
+    """What became of a stage's rows, or what it says of itself."""
+    summary = event["summary"]
+    counts = event["fates"] or summary.get("verdicts")
+    if counts:
+        return clean(", ".join(f"{count} {name}" for name, count in counts.items() if count))
+    if "left_out" in summary:
+        left_out = "".join(f", {count} {reason}" for reason, count in summary["left_out"].items())
+        loss = f"{summary['first_loss']:.2f} to {summary['last_loss']:.2f}"
+        return clean(f"{summary['rows']} rows, loss {loss}{left_out}")
+    notes = [f"{summary[k]} {k}" for k in ("bad", "duplicates") if summary.get(k)] + list(summary.get("notes", ()))
+    return clean(", ".join(notes))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

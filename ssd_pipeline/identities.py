@@ -1,0 +1,163 @@
+"""What a stage is, as a hash: its kind, version, parameters, models and, where it draws at random, the seed.
+
+Parameters that stand at their default are left out, so that a new parameter with a default changes nothing. What a
+parameter names is replaced by what that thing is: a model by its weights and the way it is asked, a file by its
+content, a Hub repo by its commit, an input by its place, a stage by the content it gave. Nothing here comes from
+`runtime:`. This file does not know where artifacts are kept or what is missing: it asks, and `Waiting` is raised for
+what does not exist yet.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ssd_pipeline.recipe import Document, ModelDef, StageDef
+from ssd_pipeline.stage import FileMark, HubMark, InputMark, ModelMark, PromptFormat, marked
+from ssd_pipeline.store.identity import digest_of, tree_digest
+
+
+class Waiting(Exception):
+    """The identity needs the output of a stage that is not there yet; `stage` names it."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self.stage = stage
+
+
+@dataclass
+class Identities:
+    """Identities of one document's stages and models.
+
+    `content(stage)`: the content digest of a finished stage, or raises Waiting. `commit(type, repo, revision)`: the
+    commit of a Hub revision.
+    """
+
+    document: Document
+    content: Callable[[str], str]
+    commit: Callable[[Any, str, str], str]
+
+    def __post_init__(self) -> None:
+        self._trees: dict[Path, str] = {}
+
+    def stage(self, definition: StageDef, take: int = 0) -> dict[str, Any]:
+        """The identity of a stage as plain data. Raises Waiting."""
+        kind, params = definition.kind, definition.params
+        said = params.model_dump(mode="json", exclude_defaults=True)
+        for path, mark, value in marked(params):
+            _put(said, path, self._stands_for(definition, path, mark, value))
+            if isinstance(mark, HubMark):
+                _drop(said, (*path[:-1], mark.revision))
+        identity: dict[str, Any] = {"kind": kind.kind, "version": kind.version, "params": said}
+        if getattr(kind, "random", False):
+            identity["seed"] = self.document.seed
+        if take:
+            identity["take"] = take
+        return identity
+
+    def _stands_for(self, definition: StageDef, path: tuple[str, ...], mark: Any, value: Any) -> Any:
+        match mark:
+            case ModelMark():
+                return self.model(value)
+            case FileMark():
+                return {"content": self._tree(Path(value))}
+            case HubMark():
+                revision = sibling(definition.params, path, mark) or "main"
+                return {"repo": value, "revision": self.commit(mark.repo_type, value, revision)}
+            case InputMark():
+                return definition.inputs.index(value)
+            case _:
+                return {"content": self.content(value.stage)}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """The identity of a model: weights, adapters and the way it is asked. Raises Waiting for a missing adapter."""
+        definition = self.document.models[name]
+        identity = self.weights(definition)
+        default = PromptFormat()
+        asked = {
+            f.name: getattr(definition.format, f.name)
+            for f in dataclasses.fields(PromptFormat)
+            if getattr(definition.format, f.name) != getattr(default, f.name)
+        }
+        return {**identity, "format": asked} if asked else identity
+
+    def weights(self, definition: ModelDef) -> dict[str, Any]:
+        """The identity of what a model computes, however it is asked."""
+        if definition.base:
+            identity = dict(self.weights(self.document.models[definition.base]))
+        elif definition.path:
+            identity = {"content": self._tree(definition.path)}
+        else:
+            commit = self.commit("model", str(definition.repo), definition.revision or "main")
+            identity = {"repo": definition.repo, "revision": commit}
+        if definition.adapter:
+            identity["adapters"] = [*identity.get("adapters", []), self._adapter(definition)]
+        if definition.dtype != "auto":
+            identity["dtype"] = definition.dtype
+        if definition.trust_remote_code:
+            identity["trust_remote_code"] = True
+        return identity
+
+    def _adapter(self, definition: ModelDef) -> dict[str, Any]:
+        adapter = definition.adapter
+        if adapter is None:
+            raise ValueError("no adapter")
+        if adapter.stage:
+            return {"content": self.content(adapter.stage)}
+        if adapter.path:
+            return {"content": self._tree(adapter.path)}
+        return {
+            "repo": adapter.repo,
+            "revision": self.commit("model", str(adapter.repo), adapter.revision or "main"),
+        }
+
+    def _tree(self, path: Path) -> str:
+        if path not in self._trees:
+            self._trees[path] = tree_digest(path)
+        return self._trees[path]
+
+
+def artifact_key(identity: dict[str, Any], inputs: Sequence[dict[str, Any]]) -> str:
+    """H(stage identity, contents of its inputs with the `where` and weight under which they are read)."""
+    return digest_of({"stage": identity, "inputs": list(inputs)})
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """What differs between two identities, a line each: `branches 4 -> 2`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        lines = []
+        for key in sorted(old.keys() | new.keys()):
+            inner = key if path in ("", "params") else f"{path}.{key}"
+            lines += differences(old.get(key), new.get(key), inner)
+        return lines
+    if old == new:
+        return []
+    return [f"{path} {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    text = "default" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def _drop(tree: dict[str, Any], path: tuple[str, ...]) -> None:
+    for name in path[:-1]:
+        tree = tree.get(name, {})
+    tree.pop(path[-1], None)
+
+
+def sibling(params: Any, path: tuple[str, ...], mark: HubMark) -> str | None:
+    """The revision that stands beside a Hub repo parameter."""
+    for part in path[:-1]:
+        params = getattr(params, part)
+    found: str | None = getattr(params, mark.revision, None)
+    return found

@@ -1,0 +1,195 @@
+"""Killable workers: the one way to call code that may hang, eat memory or misbehave (sympy, below math-verify).
+
+A worker is a fresh Python process that answers one call at a time, a JSON line each way over a socket pair: no pickle,
+no fork of a process that has torch threads, no second run of the user's main script (which multiprocessing does). The
+deadline is a kill, so it holds whatever the call does; the next call starts a new worker. Inside: an empty environment
+(no tokens), limits on memory and CPU time, and an audit hook that refuses sockets, programs and changes on disk. That
+guards against accidents and hostile text, not against native exploits. This file does not know what is called or why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+from ssd_pipeline.errors import RowError, RunError, SsdError, boundary
+
+PRELOAD = ("math_verify",)  # imported, where installed, before the first deadline begins to run
+START_S = 120.0  # for a worker to start on a busy machine; counts against no call
+_MAIN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ssd_pipeline.isolated import serve; serve()"
+
+
+class Workers:
+    """A pool of at most `count` workers (default: one per core, at most 4), each started when first needed.
+
+    `memory_gb` bounds the address space of each. Bound to no event loop: a call waits in a thread of the pool's own.
+    """
+
+    def __init__(self, count: int | None = None, memory_gb: float = 4.0) -> None:
+        self._memory = int(memory_gb * 2**30)
+        self._threads = ThreadPoolExecutor(count or min(os.cpu_count() or 1, 4), thread_name_prefix="isolated")
+        self._lock = threading.Lock()
+        self._idle: list[_Worker] = []
+        self._living: set[_Worker] = set()
+        self._closed = False
+
+    async def call(self, function: str, *args: Any, timeout_s: float) -> Any:
+        """The result of `module:function(*args)`; arguments and result are JSON values.
+
+        `timeout_s` counts from when a worker takes the call up. Raises TimeoutError at the deadline, RowError when the
+        function raises or its worker dies (curable if something outside killed it), RunError if no worker can start.
+        """
+        request = json.dumps([function, args, timeout_s]).encode() + b"\n"
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._exchange, request, timeout_s)
+
+    def close(self) -> None:
+        """End every worker at once; a call in flight raises a curable RowError."""
+        with self._lock:
+            self._closed = True
+            living = list(self._living)
+        for worker in living:
+            worker.process.kill()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for worker in living:
+            worker.end()
+
+    def _exchange(self, request: bytes, timeout_s: float) -> Any:
+        worker = self._take()
+        try:
+            reply = worker.ask(request, timeout_s)
+        except TimeoutError:
+            self._discard(worker, grace_s=0)
+            raise TimeoutError(f"no result within {timeout_s:g} s") from None
+        except (OSError, EOFError):
+            status = self._discard(worker)
+            killed = self._closed or status == -signal.SIGKILL
+            raise RowError(f"the worker died with status {status}", curable=killed) from None
+        with self._lock:
+            self._idle.append(worker)
+        if "error" in reply:
+            raise RowError(reply["error"])
+        return reply["result"]
+
+    def _take(self) -> _Worker:
+        """An idle worker, or a new one; there are never more than threads."""
+        with self._lock:
+            if self._closed:
+                raise RowError("the workers are closed", curable=True)
+            if self._idle:
+                return self._idle.pop()
+            worker = _Worker(self._memory)
+            self._living.add(worker)
+        try:
+            worker.ask(b"", START_S)
+        except (OSError, EOFError):
+            status = self._discard(worker)
+            raise RunError(f"a worker process could not start (status {status})") from None
+        return worker
+
+    def _discard(self, worker: _Worker, grace_s: float = 0.5) -> int:
+        with self._lock:
+            self._living.discard(worker)
+        return worker.end(grace_s)
+
+
+class _Worker:
+    """One process and the socket to it, used by one thread at a time."""
+
+    def __init__(self, memory: int) -> None:
+        self._channel, theirs = socket.socketpair()
+        path = json.dumps([os.path.abspath(p) for p in sys.path])
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _MAIN, path, str(memory)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={"PYTHONHASHSEED": "0"},
+            )
+
+    def ask(self, request: bytes, timeout_s: float) -> Any:
+        """Send a line and wait for one. Raises TimeoutError, OSError or EOFError; then the worker is of no more use."""
+        deadline = time.monotonic() + timeout_s
+        self._channel.settimeout(timeout_s)
+        self._channel.sendall(request)
+        reply = b""
+        while not reply.endswith(b"\n"):
+            self._channel.settimeout(max(deadline - time.monotonic(), 1e-3))
+            part = self._channel.recv(1 << 16)
+            if not part:
+                raise EOFError
+            reply += part
+        return json.loads(reply)
+
+    def end(self, grace_s: float = 0) -> int:
+        """Kill it unless it dies by itself within `grace_s`; its exit status (negative: a signal)."""
+        self._channel.close()
+        with suppress(subprocess.TimeoutExpired):
+            return self.process.wait(grace_s)
+        self.process.kill()
+        return self.process.wait()
+
+
+# ------------------------------------------------------------------------------------------ inside a worker
+
+_REFUSED = (
+    *("socket.", "subprocess.", "pty.", "shutil.", "os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.fork"),
+    *("os.kill", "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.ch"),
+)
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def serve() -> None:
+    """The life of a worker: answer lines from standard input (a socket) until it closes. Never returns an error."""
+    channel = socket.socket(fileno=os.dup(0)).makefile("rwb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; closing the socket ends us
+    sys.dont_write_bytecode = True
+    memory = int(sys.argv[2])
+    with suppress(ValueError, OSError):  # not every system can limit the address space; the deadline holds anyway
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    for module in PRELOAD:
+        with suppress(ImportError):
+            importlib.import_module(module)
+    sys.addaudithook(_refuse)
+    reply: dict[str, Any] = {"result": None}
+    while True:
+        channel.write(json.dumps(reply).encode() + b"\n")
+        channel.flush()
+        line = channel.readline()
+        if not line:
+            return
+        try:
+            reply = {"result": _call(*json.loads(line))}
+        except SsdError as error:
+            reply = {"error": str(error)}
+
+
+def _call(function: str, args: list[Any], timeout_s: float) -> Any:
+    """One call; it may use the CPU for its own deadline and no more, should the parent be gone."""
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + timeout_s) + 2, hard))
+    module, _, name = function.partition(":")
+    with boundary(RunError, function):
+        result = getattr(importlib.import_module(module), name)(*args)
+        json.dumps(result)
+        return result
+
+
+def _refuse(event: str, args: tuple[Any, ...]) -> None:
+    """The audit hook: no network, no programs, nothing changed on disk. It cannot be taken off again."""
+    writes = event == "open" and isinstance(args[2], int) and args[2] & _WRITING
+    if writes or event.startswith(_REFUSED):
+        raise PermissionError(f"{event} is refused in a worker")

@@ -1,0 +1,44 @@
+"""Everything that imports torch or speaks to an endpoint, behind three doors.
+
+A stage asks for a sampler, a scorer or the prompts of a model and gets one of the Protocols of stage.py; which file
+answers is decided here, by `runtime.models.<name>.api`. The imports are inside, so that a plan or a fully cached run
+loads neither torch nor transformers. This file does not know what is asked of a model, or why.
+"""
+
+from __future__ import annotations
+
+from ssd_pipeline.models.loading import local_extra
+from ssd_pipeline.stage import Model, Prompts, Sampler, Scorer
+
+
+def open_sampler(model: Model) -> Sampler:
+    """What gives continuations of this model. May block while it loads. Raises ModelError, EndpointError."""
+    if model.runtime.api == "transformers":
+        with local_extra(model.name):
+            from ssd_pipeline.models.transformers_sampler import TransformersSampler
+
+        return TransformersSampler(model)
+    from ssd_pipeline.models.rendering import added_bos
+
+    if model.runtime.api == "tgi":
+        from ssd_pipeline.models.tgi import TgiSampler
+
+        return TgiSampler(model, bos=added_bos(model))
+    from ssd_pipeline.models.completions import CompletionsSampler
+
+    return CompletionsSampler(model, bos=added_bos(model))
+
+
+def open_scorer(model: Model) -> Scorer:
+    """What gives log-probabilities under this model, loaded in this process. Raises ModelError."""
+    with local_extra(model.name):
+        from ssd_pipeline.models.scorer import TransformersScorer
+
+    return TransformersScorer(model)
+
+
+def open_prompts(model: Model) -> Prompts:
+    """How this model is asked; loads its tokeniser alone. Raises ModelError, UserErrors."""
+    from ssd_pipeline.models.rendering import prompts
+
+    return prompts(model)

@@ -1,0 +1,233 @@
+"""LoRA fine-tuning with TRL's SFTTrainer.
+
+It is fed with token ids and labels (see training_rows.py), and everything that decides is said: seed, precision,
+device, schedule. Checkpoints are taken by the clock and marked when whole, and only a whole one of the same rows and
+settings is gone on with: on a CPU the result is byte for byte that of an undisturbed run. What is saved holds no path
+and nothing else of this machine. This file does not know recipes, fates or verdicts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model_state_dict
+from transformers import PrinterCallback, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from ssd_pipeline.errors import ModelError, RunError, boundary
+from ssd_pipeline.models.loading import context_length, load_causal_lm, load_tokenizer, pick_device
+from ssd_pipeline.models.training_rows import Example, Rows, tokenised
+from ssd_pipeline.stage import Model
+from ssd_pipeline.store import durable
+from ssd_pipeline.store.identity import canonical, digest_of, file_digest
+
+SHORT = 1024  # tokens of a row up to which a whole matrix of attention weights may be held
+CHECKPOINT_S = 120.0
+DONE = "DONE.json"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result; see TrainParams in stages/train_sft.py for the meaning of each."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    target_modules: str | tuple[str, ...]
+    epochs: float
+    max_steps: int | None
+    learning_rate: float
+    floor: float
+    warmup: float
+    batch_size: int
+    accumulate: int
+    max_length: int
+    too_long: Literal["drop", "cut", "error"]
+    weight_decay: float
+    clip: float
+    precision: Literal["float32", "bfloat16"]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training was. `curve`: one entry per optimiser update, with the mean loss per token of its rows."""
+
+    rows: Rows
+    curve: list[dict[str, float]] = field(default_factory=list)
+    device: str = "cpu"
+
+
+def sft(
+    model: Model,
+    examples: Iterable[Example],
+    settings: Settings,
+    out: Path,
+    work: Path,
+    progress: Callable[[int, int | None], None],
+    checkpoint_s: float = CHECKPOINT_S,
+) -> Trained:
+    """Train an adapter of `model` (its own adapters merged) and save it into `out`.
+
+    `work` keeps the checkpoints of an interrupted call, which the same call goes on from. Raises ModelError, RunError.
+    """
+    device = pick_device(model.runtime.device)
+    if device.type == "cuda" and device.index:
+        raise ModelError(f"training runs on the first visible GPU: use CUDA_VISIBLE_DEVICES={device.index} and `cuda`")
+    if settings.precision == "float32":
+        model = replace(model, dtype="float32")
+    lm, tokenizer = load_causal_lm(model, device), load_tokenizer(model)
+    limit = min(settings.max_length, context_length(lm))
+    rows = tokenised(examples, tokenizer, model.format.template, limit, settings.too_long)
+    if not rows.table.num_rows:
+        raise RunError(f"no row is left to train on: {rows.too_long} too long, {rows.control_text} with control text")
+    if device.type == "cpu" and rows.longest <= SHORT:
+        lm.set_attn_implementation("eager")  # there and then nearly twice as fast as sdpa
+    lm.name_or_path = None  # else every save asks the Hub about the base model
+    watch = _Watch(progress, checkpoint_s, digest_of({**asdict(settings), "rows": rows.digest}))
+    with boundary(ModelError, f"training model {model.name}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # TRL about its own defaults
+        trainer = SFTTrainer(
+            model=lm,
+            args=_config(settings, rows.table.num_rows, device.type, work),
+            train_dataset=Dataset(rows.table),
+            processing_class=tokenizer,
+            peft_config=_lora(settings),
+            callbacks=[watch],
+        )
+        trainer.remove_callback(PrinterCallback)  # it prints on standard output
+        whole = newest_checkpoint(work, watch.identity)
+        trainer.train(resume_from_checkpoint=str(whole) if whole else None)
+        curve = [entry for entry in trainer.state.log_history if "loss" in entry]
+    if not all(math.isfinite(entry["loss"]) for entry in curve):
+        raise ModelError("the loss is no longer a number: try a lower learning_rate or precision: float32")
+    save_adapter(trainer.model, model, settings, out)
+    return Trained(rows, curve, str(device))
+
+
+# -------------------------------------------------------------------------------------------------- trainer
+
+
+def _config(settings: Settings, rows: int, device: str, work: Path) -> SFTConfig:
+    """Every setting that matters, said; TRL's own defaults (lr, length, precision) are never relied on."""
+    updates = settings.max_steps or math.ceil(
+        settings.epochs * math.ceil(math.ceil(rows / settings.batch_size) / settings.accumulate)
+    )
+    return SFTConfig(
+        output_dir=str(work),
+        use_cpu=device == "cpu",
+        bf16=settings.precision == "bfloat16",
+        fp16=False,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        max_steps=updates,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": settings.floor},
+        warmup_steps=round(settings.warmup * updates),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        gradient_checkpointing=device == "cuda",  # slower, the same result, and long rows fit
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=device == "cuda",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _lora(settings: Settings) -> LoraConfig:
+    modules = settings.target_modules
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+class _Watch(TrainerCallback):
+    """Tells the progress, asks for a checkpoint when the last one is old, and marks it when it is whole."""
+
+    def __init__(self, progress: Callable[[int, int | None], None], every_s: float, identity: str) -> None:
+        self.identity = identity
+        self._progress, self._every, self._saved = progress, every_s, time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._progress(state.global_step, state.max_steps)
+        control.should_save = time.monotonic() - self._saved >= self._every and state.global_step < state.max_steps
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
+        durable.write_file(folder / DONE, canonical({"of": self.identity, "files": files}))
+        self._saved = time.monotonic()
+
+
+def newest_checkpoint(work: Path, identity: str) -> Path | None:
+    """The newest whole checkpoint of this very training; those that are not (killed while saving) are removed."""
+    newest = None
+    for folder in sorted(work.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2])):
+        if _whole(folder, identity):
+            newest = folder
+        else:
+            durable.remove(folder)
+    return newest
+
+
+def _whole(folder: Path, identity: str) -> bool:
+    try:
+        mark = json.loads((folder / DONE).read_bytes())
+        files = {p.name: file_digest(p) for p in folder.iterdir() if p.name != DONE}
+    except (OSError, ValueError):
+        return False
+    return bool(mark == {"of": identity, "files": files})
+
+
+# -------------------------------------------------------------------------------------------------- adapter
+
+
+def save_adapter(trained: Any, model: Model, settings: Settings, out: Path) -> None:
+    """The adapter's weights and a config with nothing in it that differs between machines or libraries.
+
+    The base is named when it is exactly a Hub commit; a local folder, or a base with adapters merged into it, has no
+    name under which others could load it.
+    """
+    durable.make_dir(out)
+    weights = get_peft_model_state_dict(trained, save_embedding_layers=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    durable.write_file(out / "adapter_model.safetensors", safetensors.torch.save(tensors, {"format": "pt"}))
+    named = model.repo is not None and not model.adapters
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": model.repo if named else None,
+        "revision": model.revision if named else None,
+        "inference_mode": True,
+        "r": settings.rank,
+        "lora_alpha": settings.alpha,
+        "lora_dropout": settings.dropout,
+        "target_modules": sorted(trained.peft_config["default"].target_modules),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "init_lora_weights": True,
+    }
+    durable.write_file(out / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True).encode())

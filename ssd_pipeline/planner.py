@@ -1,0 +1,325 @@
+"""Document + stage kinds -> planned stages: hit, miss, waits or effect, and why.
+
+A stage's artifact key is its identity and the contents of its inputs, so a plan walks the stages from the top, looks
+every key up in the store, and knows of a stage whose inputs do not exist yet only that it waits. The same walk is made
+again while running, after each stage, with what is there by then. Nothing heavy is imported and nothing is written but
+the commits that revisions were resolved to. This file does not know how a stage runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ssd_pipeline import recipe
+from ssd_pipeline.errors import HubError, user_error
+from ssd_pipeline.identities import Identities, Waiting, artifact_key, differences
+from ssd_pipeline.recipe import Document, StageDef
+from ssd_pipeline.stage import EffectStage, ModelMark, RowStage, Stage, WholeStage, marked
+from ssd_pipeline.store.identity import digest_of
+from ssd_pipeline.store.local import Artifact, Store
+
+RepoType = Literal["dataset", "model"]
+Status = Literal["hit", "remote", "miss", "waits", "effect"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One stage as it stands now. `most_tokens`: an upper bound of teacher tokens, None where nothing is sampled."""
+
+    name: str
+    kind: str
+    status: Status
+    address: str | None
+    why: str
+    key: str | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    take: int = 0
+    found: Artifact | None = None
+    rows: int | None = None
+    most_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the command line chose: see the options of `ssd-run`."""
+
+    only: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
+    force: tuple[str, ...] = ()
+    limit: int | None = None
+    refresh: bool = False
+
+
+@dataclass
+class Plan:
+    """A recipe, resolved against a store. `stages` in the order in which they run; `selected` are looked at."""
+
+    document: Document
+    store: Store
+    choice: Choice
+    resolver: Resolver
+    order: list[str]
+    selected: set[str]
+    stages: dict[str, Planned]
+
+    def refresh(self) -> None:
+        """Look everything up again, with what exists by now."""
+        self.stages = self.resolver.resolve_all(self.order)
+
+    def dependencies(self, name: str) -> list[str]:
+        return dependencies(self.document, name)
+
+
+def plan(
+    path: str | Path,
+    kinds: Mapping[str, Stage],
+    *,
+    sets: Sequence[str] = (),
+    choice: Choice | None = None,
+    store: Store | None = None,
+) -> Plan:
+    """Read a recipe and look every stage up. Raises UserErrors with all mistakes at once."""
+    choice, store = choice or Choice(), store or Store.default()
+    document = limited(recipe.load(path, kinds, sets=sets), choice.limit)
+    for option, names in (("--only", choice.only), ("--from", choice.start), ("--force", choice.force)):
+        for name in names:
+            _known(document, option, name)
+    order = ordered(document)
+    resolver = Resolver(document, store, frozenset(choice.force), refresh=choice.refresh)
+    return Plan(document, store, choice, resolver, order, select(document, order, choice), resolver.resolve_all(order))
+
+
+def _known(document: Document, option: str, name: str) -> None:
+    if name not in document.stages:
+        import difflib
+
+        near = difflib.get_close_matches(name, document.stages, 1)
+        hint = f"did you mean {near[0]}?" if near else f"stages are: {', '.join(document.stages)}"
+        raise user_error(f"no stage is called {name}; {hint}", key=option)
+
+
+def dependencies(document: Document, name: str) -> list[str]:
+    """The stages whose output a stage uses: inputs, `{stage: x}` values, adapters of its models."""
+    definition = document.stages[name]
+    found = list(definition.inputs)
+    for _, mark, value in marked(definition.params):
+        if mark is None:
+            found.append(value.stage)
+        elif isinstance(mark, ModelMark):
+            found += _model_stages(document, value)
+    return list(dict.fromkeys(found))
+
+
+def _model_stages(document: Document, name: str) -> list[str]:
+    definition = document.models[name]
+    below = _model_stages(document, definition.base) if definition.base else []
+    return [*below, definition.adapter.stage] if definition.adapter and definition.adapter.stage else below
+
+
+def ordered(document: Document) -> list[str]:
+    """All stages, dependencies first, otherwise in the order of the file."""
+    done: dict[str, None] = {}
+
+    def visit(name: str) -> None:
+        if name not in done:
+            for above in dependencies(document, name):
+                visit(above)
+            done[name] = None
+
+    for name in document.stages:
+        visit(name)
+    return list(done)
+
+
+def select(document: Document, order: Sequence[str], choice: Choice) -> set[str]:
+    """The stages that the user asked for: all, or `--only` ones, or `--from` ones with what is built on them."""
+    chosen = set(choice.only)
+    for name in choice.start:
+        chosen |= _below(document, order, name)
+    if not choice.only and not choice.start:
+        chosen = set(order)
+    if choice.limit is not None:
+        chosen -= {n for n in order if isinstance(document.stages[n].kind, EffectStage)}
+    return chosen
+
+
+def _below(document: Document, order: Sequence[str], name: str) -> set[str]:
+    found = {name}
+    for other in order:
+        if found & set(dependencies(document, other)):
+            found.add(other)
+    return found
+
+
+def limited(document: Document, limit: int | None) -> Document:
+    """`--limit N`: every stage that loads problems to learn from gives at most N of them; evaluations keep theirs."""
+    if limit is None:
+        return document
+    if limit < 1:
+        raise user_error(f"{limit} is not a number of rows; at least 1", key="--limit")
+    stages = dict(document.stages)
+    for name, definition in stages.items():
+        users = [n for n in stages if name in dependencies(document, n)]
+        only_evaluated = users and all(stages[n].kind.kind == "evaluate" for n in users)
+        if isinstance(definition.kind, WholeStage) and definition.kind.loads and not only_evaluated:
+            had = definition.params.limit
+            params = definition.params.model_copy(update={"limit": min(limit, had) if had else limit})
+            stages[name] = dataclasses.replace(definition, params=params)
+    return dataclasses.replace(document, stages=stages)
+
+
+class Resolver:
+    """Looks stages up. Keeps what it found for one walk; `resolve_all` begins a new one."""
+
+    def __init__(self, document: Document, store: Store, force: frozenset[str], *, refresh: bool) -> None:
+        self.document, self.store = document, store
+        self.recipe = recipe_id(document)
+        self._force = force
+        self._takes: dict[str, int] = {}
+        self._planned: dict[str, Planned] = {}
+        self._last = store.remembered(self.recipe, "stages")
+        self._commits = {} if refresh else store.remembered(self.recipe, "revisions")
+        self.identities = Identities(document, self._content, self.commit)
+
+    def resolve_all(self, order: Iterable[str]) -> dict[str, Planned]:
+        """Every stage as it stands now, in the given order (dependencies first)."""
+        self._planned = {}
+        for name in order:
+            self._planned[name] = self._resolve(name)
+        return dict(self._planned)
+
+    def _content(self, name: str) -> str:
+        found = self._planned[name].found
+        if found is None:
+            raise Waiting(name)
+        return str(found.record["content"])
+
+    def commit(self, repo_type: RepoType, repo: str, revision: str) -> str:
+        """The commit of a Hub revision, looked up once per recipe (`--refresh` looks again). Raises UserErrors."""
+        if re.fullmatch(r"[0-9a-f]{40}", revision):
+            return revision
+        name = f"{repo_type}:{repo}@{revision}"
+        if name not in self._commits:
+            from ssd_pipeline.store import hub
+
+            try:
+                self._commits[name] = hub.resolve_revision(repo, repo_type, revision)
+            except HubError as cause:
+                raise user_error(f"{cause}", key=f"{repo}@{revision}") from cause
+            self.store.remember(self.recipe, "revisions", self._commits)
+        return str(self._commits[name])
+
+    def inputs(self, definition: StageDef) -> list[dict[str, Any]]:
+        """What of its inputs goes into a stage's key. Raises Waiting."""
+        weights = definition.weights or (1.0,) * len(definition.inputs)
+        inputs = []
+        for name, weight in zip(definition.inputs, weights, strict=True):
+            said: dict[str, Any] = {"content": self._content(name)}
+            if definition.where:
+                said["where"] = {k: sorted(v, key=repr) for k, v in definition.where.items()}
+            if weight != 1:
+                said["weight"] = weight
+            inputs.append(said)
+        return inputs
+
+    def _resolve(self, name: str) -> Planned:
+        definition = self.document.stages[name]
+        try:
+            inputs = self.inputs(definition)
+            base = self.identities.stage(definition)
+        except Waiting:
+            return self._waits(name, definition)
+        if isinstance(definition.kind, EffectStage):
+            return self._effect(name, definition, base, inputs)
+        take, found = self._preferred(name, definition, base, inputs)
+        identity = {**base, "take": take} if take else base
+        key = artifact_key(identity, inputs)
+        address = f"{definition.kind.kind}-{key[:16]}"
+        if isinstance(found, Artifact):
+            why = "cached" if not take else f"cached (take {take})"
+            return Planned(name, definition.kind.kind, "hit", address, why, key, identity, take, found, _rows(found))
+        why = f"damaged: {found}" if found else self._why(name, identity, inputs, forced=name in self._force)
+        rows = self._expected_rows(definition)
+        return Planned(
+            name, definition.kind.kind, "miss", address, why, key, identity, take, None, rows, _most(definition, rows)
+        )
+
+    def _preferred(
+        self, name: str, definition: StageDef, base: dict[str, Any], inputs: list[dict[str, Any]]
+    ) -> tuple[int, Artifact | str | None]:
+        """The newest take that is there; with `--force` the one after it, fixed for this process."""
+
+        def look(take: int) -> Artifact | str | None:
+            key = artifact_key({**base, "take": take} if take else base, inputs)
+            return self.store.find(f"{definition.kind.kind}-{key[:16]}", key)
+
+        if name in self._takes:
+            return self._takes[name], look(self._takes[name])
+        take = 0
+        while isinstance(look(take + 1), Artifact):
+            take += 1
+        if name in self._force:
+            take = self._takes[name] = take + 1 if isinstance(look(take), Artifact) else take
+        return take, look(take)
+
+    def _effect(
+        self, name: str, definition: StageDef, identity: dict[str, Any], inputs: list[dict[str, Any]]
+    ) -> Planned:
+        key = artifact_key(identity, inputs)
+        return Planned(name, definition.kind.kind, "effect", None, "changes the outside", key, identity)
+
+    def _waits(self, name: str, definition: StageDef) -> Planned:
+        missing = [n for n in dependencies(self.document, name) if self._planned[n].found is None]
+        rows = self._expected_rows(definition)
+        why = f"waits for {', '.join(missing)}"
+        return Planned(name, definition.kind.kind, "waits", None, why, rows=rows, most_tokens=_most(definition, rows))
+
+    def _why(self, name: str, identity: dict[str, Any], inputs: list[dict[str, Any]], *, forced: bool) -> str:
+        if forced:
+            return f"forced: take {identity.get('take', 0)}, a new sample; the old one is kept"
+        last = self._last.get(name)
+        if not last:
+            return "not made yet"
+        changed = differences(last.get("identity"), identity)
+        if last.get("inputs") != inputs:
+            changed.append("input changed")
+        return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "") or "not here"
+
+    def _expected_rows(self, definition: StageDef) -> int | None:
+        if isinstance(definition.kind, WholeStage):
+            return getattr(definition.params, "limit", None) if definition.kind.loads else None
+        counts = [self._planned[n].rows for n in definition.inputs if n in self._planned]
+        return sum(c for c in counts if c is not None) if counts and None not in counts else None
+
+    def remember(self, name: str, planned: Planned) -> None:
+        """The last artifact of a stage of this recipe, so that the next plan can say what changed."""
+        inputs = self.inputs(self.document.stages[name])
+        self._last[name] = {"address": planned.address, "identity": dict(planned.identity), "inputs": inputs}
+        self.store.remember(self.recipe, "stages", self._last)
+
+
+def recipe_id(document: Document) -> str:
+    """The name of a recipe's folder under runs/: two recipes with one name do not share it."""
+    return f"{document.name}-{hashlib.sha256(str(document.path.resolve()).encode()).hexdigest()[:8]}"
+
+
+def fingerprint(planned: Planned) -> str:
+    """The hash of the stage identity alone: finished rows and checkpoints are kept under it."""
+    return digest_of(planned.identity)
+
+
+def _rows(found: Artifact) -> int | None:
+    return found.record.get("rows")
+
+
+def _most(definition: StageDef, rows: int | None) -> int | None:
+    kind = definition.kind
+    if not isinstance(kind, RowStage) or kind.most_tokens is None or rows is None:
+        return None
+    return kind.most_tokens(definition.params) * rows

@@ -1,0 +1,100 @@
+"""A sampler and a scorer that ask a model only what it has never been asked, and count what that cost.
+
+Each teacher branch and each scored branch is a question of its own: eight branches after four buy four, another
+student or criterion buys none, and a trajectory that was killed goes on from its last decision. What a model computes
+(its weights) and the exact text are in the key; how it was reached (API, URL, batch) is not, so that a reply is the
+same reply whichever way it came. Nothing that failed is ever recorded. This file does not know rows or stages.
+"""
+
+from __future__ import annotations
+
+import base64
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ssd_pipeline.records import Spend
+from ssd_pipeline.stage import Branch, Sample, Sampler, Score, Scored, Scorer, Served
+from ssd_pipeline.store.replies import Replies, reply_key
+
+
+@dataclass(frozen=True)
+class RecordedSampler:
+    """`weights`: the identity of what the model computes. `paid` is told the tokens that were really sampled."""
+
+    sampler: Sampler
+    replies: Replies
+    weights: Mapping[str, Any]
+    paid: Callable[[Spend], None]
+
+    async def sample(self, ask: Sample) -> list[Branch]:
+        keys = [self._key(ask, seed) for seed in ask.seeds]
+        known = [self.replies.get(key) for key in keys]
+        missing = [i for i, value in enumerate(known) if value is None]
+        if missing:
+            bought = await self.sampler.sample(replace(ask, seeds=tuple(ask.seeds[i] for i in missing)))
+            for i, branch in zip(missing, bought, strict=True):
+                known[i] = [branch.text, branch.tokens, branch.finish]
+                self.replies.put(keys[i], known[i])
+            self.paid(Spend(bought=sum(branch.tokens for branch in bought)))
+        return [Branch(*value) for value in known if value is not None]
+
+    def _key(self, ask: Sample, seed: int) -> str:
+        return reply_key(
+            {
+                "teacher": self.weights,
+                "text": ask.prompt + ask.prefix,
+                "chunk": ask.chunk.model_dump(mode="json"),
+                "sampling": ask.sampling.model_dump(mode="json"),
+                "seed": seed if ask.sampling.temperature else None,  # greedy text has no seed
+            }
+        )
+
+    async def served(self) -> Served:
+        return await self.sampler.served()
+
+    async def close(self) -> None:
+        await self.sampler.close()
+
+
+@dataclass(frozen=True)
+class RecordedScorer:
+    """`weights`: the identity of what the student computes. `paid` is told the tokens that were really scored."""
+
+    scorer: Scorer
+    replies: Replies
+    weights: Mapping[str, Any]
+    paid: Callable[[Spend], None]
+
+    async def score(self, ask: Score) -> list[Scored]:
+        keys = [self._key(ask, text) for text in ask.branches]
+        known = [self.replies.get(key) for key in keys]
+        missing = [i for i, value in enumerate(known) if value is None]
+        if missing:
+            scored = await self.scorer.score(replace(ask, branches=tuple(ask.branches[i] for i in missing)))
+            for i, one in zip(missing, scored, strict=True):
+                known[i] = [_pack(one.logprobs), one.retracted, _pack(one.replaced)]
+                self.replies.put(keys[i], known[i])
+            self.paid(Spend(scored=sum(len(one.logprobs) for one in scored)))
+        # Also what was just computed is read back from its packed form: a rerun must see the very same numbers.
+        return [Scored(_unpack(v[0]), v[1], _unpack(v[2])) for v in known if v is not None]
+
+    def _key(self, ask: Score, text: str) -> str:
+        return reply_key({"student": self.weights, "prompt": ask.prompt, "prefix": ask.prefix, "branch": text})
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        return self.scorer.offsets(text)
+
+    async def close(self) -> None:
+        await self.scorer.close()
+
+
+def _pack(numbers: tuple[float, ...]) -> str:
+    return base64.b64encode(array("f", numbers).tobytes()).decode()
+
+
+def _unpack(text: str) -> tuple[float, ...]:
+    numbers = array("f")
+    numbers.frombytes(base64.b64decode(text))
+    return tuple(numbers)

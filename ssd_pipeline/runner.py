@@ -1,0 +1,88 @@
+"""Walks a plan and makes what is missing, one stage after the other, telling what happens as events.
+
+A stage that is a hit is only told; of the others the needed ones run: those that were selected, and whatever above
+them is missing. After each stage the rest of the plan is looked up again, since a changed stage may well have given
+the same content as before. Events are plain dicts (see `--json`); this file prints nothing, does not know who listens,
+and leaves to building.py how a stage is built.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ssd_pipeline.events import Listen, finished_event
+from ssd_pipeline.planner import Plan, Planned, fingerprint
+from ssd_pipeline.records import Spend
+
+
+def run(plan: Plan, listen: Listen = lambda event: None) -> dict[str, Planned]:
+    """Run a plan; the planned stages as they stand afterwards.
+
+    Raises RunError, UserErrors, Interrupted or KeyboardInterrupt; whatever was finished is kept, and the same call goes
+    on.
+    """
+    with _ended_like_ctrl_c():
+        return _run(plan, listen)
+
+
+def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
+    began = time.monotonic()
+    plan.store.sweep()
+    for name in plan.order:
+        if name not in needed(plan):
+            continue
+        stage = plan.stages[name]
+        if stage.status == "hit":
+            plan.store.settle(fingerprint(stage), str(stage.key))
+            listen(finished_event(plan, name, time.monotonic(), computed=0, paid=Spend()))
+            continue
+        from ssd_pipeline.building import StageRun  # only where something runs: a cached run stays light
+
+        listen({"event": "stage_started", "stage": name, "kind": stage.kind})
+        StageRun(plan, name, listen).run()
+        plan.refresh()
+    listen({"event": "run_finished", "seconds": round(time.monotonic() - began, 3)})
+    return plan.stages
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """While a plan runs, being asked to end is the same as Ctrl-C, where nobody has said otherwise (nohup does)."""
+    signs = (signal.SIGTERM, signal.SIGHUP)
+    in_main = threading.current_thread() is threading.main_thread()
+    ours = [sign for sign in signs if in_main and signal.getsignal(sign) is signal.SIG_DFL]
+
+    def stop(number: int, frame: Any) -> None:
+        name = signal.Signals(number).name
+        raise KeyboardInterrupt(f"stopped by {name}: what is finished is kept, run the same command to go on")
+
+    for sign in ours:
+        signal.signal(sign, stop)
+    try:
+        yield
+    finally:
+        for sign in ours:
+            signal.signal(sign, signal.SIG_DFL)
+
+
+def needed(plan: Plan) -> set[str]:
+    """The selected stages, and above those that are missing whatever is missing too."""
+    found: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in found:
+            return
+        found.add(name)
+        if plan.stages[name].status != "hit":
+            for above in plan.dependencies(name):
+                if plan.stages[above].status != "hit":
+                    visit(above)
+
+    for name in plan.selected:
+        visit(name)
+    return found

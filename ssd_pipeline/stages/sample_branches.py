@@ -1,0 +1,209 @@
+"""sample_branches: the teacher writes a solution in chunks; of the branches of each the best one is accepted.
+
+Gen-SSD (arXiv 2604.02819), and with other numbers its controls: `branches: 1` and one chunk is standard distillation,
+N branches and one chunk is best-of-N afterwards, another criterion is another judge. All decisions are taken in
+search.py; this file answers its questions, and does not know how.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from ssd_pipeline.acceptance import Accept, Rule, rule
+from ssd_pipeline.criteria import CRITERIA, Select
+from ssd_pipeline.errors import RowError, RunError, boundary
+from ssd_pipeline.records import Fate, Row, Spend, column
+from ssd_pipeline.search import Accepted, Done, Draws, Setup, search
+from ssd_pipeline.stage import (
+    Chunk,
+    JudgeName,
+    ModelName,
+    Params,
+    RowContext,
+    RowStage,
+    Sample,
+    Sampler,
+    Sampling,
+    Score,
+    Scorer,
+    StageContext,
+    Summary,
+)
+
+
+class SampleParams(Params):
+    """Every default is ours, none is the paper's."""
+
+    teacher: ModelName = Field(description="who is sampled")
+    student: JudgeName | None = Field(None, description="who scores; not needed when nothing must be scored")
+    branches: int = Field(4, ge=1, le=1024, description="continuations of each prefix, of which one is accepted")
+    chunk: Chunk = Field(Chunk(), description="the text between two decisions")
+    max_tokens: int = Field(4096, ge=1, le=1_000_000, description="a longer solution is too_long; teacher's tokens")
+    sampling: Sampling = Sampling()
+    select: Select = Select()
+    accept: Accept | None = Field(None, description="when to give a problem up; never, if left out")
+
+    def mistakes(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.student is not None:
+            return
+        if self.branches > 1 and CRITERIA[self.select.criterion].scores:
+            free = ", ".join(name for name, criterion in CRITERIA.items() if not criterion.scores)
+            yield ("select", "criterion"), f"{self.select.criterion} needs a student; without one: {free}"
+        if self.accept is not None:
+            yield ("accept",), "the rule looks at a student's perplexity, and there is no student"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat message."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Branches:
+    """One row per branch of each decision; the columns are those of search.Candidacy."""
+
+    chunk: int
+    branch: int
+    seed: int
+    text: str
+    tokens: int
+    finish: str
+    chosen: bool
+    same_as: int | None
+    perplexity: float | None = column(measured=True)
+    value: float | None = column(measured=True)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What a problem became. `solution`: the one response text; `tokens`: the teacher's, of the solution. The lists
+    have one entry per accepted chunk; perplexities are the student's, null without one."""
+
+    solution: str | None
+    messages: list[Message] | None
+    fate: Fate
+    error: str | None
+    tokens: int | None
+    chunks: list[Accepted] | None
+    spend: Spend | None
+    chunk_perplexities: list[float | None] | None = column(measured=True)
+    perplexity: float | None = column(measured=True)
+    margins: list[float | None] | None = column(measured=True)
+    branches: list[Branches] = column(table="branches")
+
+
+async def grow(row: Row, params: SampleParams, ctx: RowContext) -> Trajectory:
+    """One trajectory. Raises RowError for a row that came with an error, and what the models raise."""
+    if row.get("error") is not None:
+        raise RowError(row["error"])
+    problem: str = row["problem"]
+    teacher = await ctx.prompts(params.teacher)
+    setup = Setup(
+        prompt=teacher.render(problem),
+        respond=lambda text: teacher.respond(problem, text),
+        judge=(await ctx.prompts(params.student)).before_response(problem) if params.student else None,
+        draws=Draws(seed=ctx.seed, statement=problem, ordinal=ctx.ordinal, take=ctx.take),
+        branches=params.branches,
+        chunk=params.chunk,
+        max_tokens=params.max_tokens,
+        sampling=params.sampling,
+        select=params.select,
+        rule=ctx.prepared,
+    )
+    scorer = await ctx.scorer(params.student) if params.student else None
+    done = await _drive(search(setup), await ctx.sampler(params.teacher), scorer, ctx)
+    said = [Message(m["role"], m["content"]) for m in teacher.messages(problem)]
+    return Trajectory(
+        solution=done.text,
+        messages=[*said, Message("assistant", done.text)],
+        fate=done.fate,
+        error=None,
+        tokens=done.spend.kept,
+        chunks=done.chunks,
+        spend=done.spend,
+        chunk_perplexities=done.chunk_perplexities if params.student else None,
+        perplexity=done.perplexity,
+        margins=done.margins,
+        branches=[Branches(**vars(candidacy)) for candidacy in done.branches],
+    )
+
+
+async def _drive(
+    asks: Generator[Sample | Score | Done, Any, None], sampler: Sampler, scorer: Scorer | None, ctx: RowContext
+) -> Done:
+    """Answer the search until it is done. No decision is taken here."""
+    ask = next(asks)
+    while not isinstance(ask, Done):
+        if isinstance(ask, Sample):
+            branches = await sampler.sample(ask)
+            ctx.spent(Spend(bought=sum(branch.tokens for branch in branches)))
+            ask = asks.send(branches)
+        elif scorer is not None:
+            scored = await scorer.score(ask)
+            ctx.spent(Spend(scored=sum(len(one.logprobs) for one in scored)))
+            ask = asks.send(scored)
+    ctx.spent(Spend(kept=ask.spend.kept, pruned=ask.spend.pruned))
+    return ask
+
+
+def failed(reason: str) -> Trajectory:
+    """The columns of a row that could not be done."""
+    return Trajectory(None, None, Fate.error, reason, None, None, None, None, None, None, branches=[])
+
+
+def prepare(params: SampleParams, ctx: StageContext) -> Rule | None:
+    """Fix the acceptance rule's limit before anything is sampled. Raises RunError when there is nothing to go by."""
+    accept = params.accept
+    if accept is None or accept.of is None:
+        return None if accept is None else rule(accept, ())
+    with boundary(RunError, f"accept.of: the chunk perplexities of {accept.of.stage}"):
+        return rule(accept, ctx.stage(accept.of).rows(["chunk_perplexities"]))
+
+
+def summarize(params: SampleParams, rows: Iterator[Row]) -> Summary:
+    """Rows by fate; means over accepted rows; the share of accepted decisions in which branches were equal."""
+    fates: Counter[str] = Counter()
+    tokens = chunks = decisions = repeated = scored = 0
+    perplexity = 0.0
+    for row in rows:
+        fates[row["fate"]] += 1
+        decisions += len(row["chunks"] or ())
+        repeated += sum(chunk["candidates"] < params.branches for chunk in row["chunks"] or ())
+        if row["fate"] == Fate.accepted:
+            tokens += row["tokens"]
+            chunks += len(row["chunks"])
+            if row["perplexity"] is not None:
+                scored += 1
+                perplexity += row["perplexity"]
+    accepted = fates[Fate.accepted]
+    return {
+        "fates": dict(sorted(fates.items())),
+        "mean_tokens": tokens / accepted if accepted else None,
+        "mean_chunks": chunks / accepted if accepted else None,
+        "mean_perplexity": perplexity / scored if scored else None,
+        "repeated_decisions": repeated / decisions if decisions else None,
+    }
+
+
+STAGE = RowStage(
+    "sample_branches",
+    version=1,
+    params=SampleParams,
+    reads=lambda params: ("problem",),
+    adds=Trajectory,
+    run=grow,
+    failed=failed,
+    random=True,
+    seeded_by=("problem",),
+    prepare=prepare,
+    summarize=summarize,
+    most_tokens=lambda params: params.branches * params.max_tokens,
+)

@@ -1,0 +1,261 @@
+"""The Hub as this project uses it: commits in, files out, and one commit with a tag back.
+
+Only a 40-hex commit names something for good, so a revision is resolved once and everything after that is asked for by
+commit: the fallbacks of the client's caches cannot give other rows then. A publication is ONE commit on `main` that
+knows its parent, made anew from the present head after every conflict, read back, and then tagged; a version that
+exists is never moved. Tokens come from huggingface_hub's own lookup and are never seen here. Every failure is a
+HubError that says which permission is needed. huggingface_hub is imported inside functions, for the sake of start-up.
+This file does not know stages, artifacts or what is in the files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import glob
+import hashlib
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ssd_pipeline.errors import HubError
+from ssd_pipeline.store.refusals import asking
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+RepoType = Literal["dataset", "model"]
+Content = bytes | Path | Callable[[bytes | None], bytes]  # a function is given the file's present bytes
+
+CONNECT_S, ANSWER_S = 10.0, 120.0  # the client library itself waits for ever
+CONFLICTS = 10  # how often somebody else may be faster
+FAILURES = 4  # how often a commit may end in a server error or a dropped connection
+LONGEST_WAIT_S = 60.0
+CONFLICT, TRANSIENT = (409, 412), (429, 500, 502, 503, 504)
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@functools.cache
+def _patient_clients() -> None:
+    """Give every client of huggingface_hub in this process time-outs, once, and no bars; its request hooks stay."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils._http import default_client_factory
+
+    def client() -> httpx2.Client:
+        made = default_client_factory()
+        made.timeout = httpx2.Timeout(ANSWER_S, connect=CONNECT_S)
+        return made
+
+    set_client_factory(client)
+    disable_progress_bars()
+
+
+def api() -> HfApi:
+    """The client, with time-outs."""
+    from huggingface_hub import HfApi
+
+    _patient_clients()
+    return HfApi(library_name="ssd_pipeline")
+
+
+# -------------------------------------------------------------------------------------------------- reading
+
+
+def resolve_revision(repo: str, repo_type: RepoType, revision: str) -> str:
+    """The commit (40 hex) that a revision names now, by one request. A full commit is given back unasked.
+
+    Raises HubError: no such repo or revision, gated, no permission, not reachable.
+    """
+    if COMMIT.fullmatch(revision):
+        return revision
+    with asking(f"look up {repo}@{revision}", repo):
+        found = api().repo_info(repo, repo_type=repo_type, revision=revision, timeout=ANSWER_S).sha
+    if not found or not COMMIT.fullmatch(found):
+        raise HubError(f"cannot look up {repo}@{revision}: the Hub names no commit")
+    return found
+
+
+def snapshot(repo: str, repo_type: RepoType, commit: str, patterns: Sequence[str]) -> Path:
+    """The folder that holds the files of a commit that match (fnmatch); from the local cache where they are there.
+
+    What is read is compared with the hash under which the cache keeps it. Raises HubError.
+    """
+    from huggingface_hub import snapshot_download
+
+    if not COMMIT.fullmatch(commit):
+        raise HubError(f"{repo}@{commit}: not a commit, and anything else may change")
+    _patient_clients()
+    with asking(f"download {repo}@{commit[:8]}", repo):
+        folder = Path(snapshot_download(repo, repo_type=repo_type, revision=commit, allow_patterns=list(patterns)))
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            _unaltered(path, f"{repo}@{commit[:8]}: {name}")
+    return folder
+
+
+def _unaltered(path: Path, what: str) -> None:
+    """The cache names its blobs by git sha1 or sha256; the library compares lengths alone."""
+    kept = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", kept.name) and kept.name not in _oids(kept):
+        raise HubError(f"{what} was altered in the download cache: remove {kept.name} there and run again")
+
+
+def _oids(content: Path | bytes) -> tuple[str, str]:
+    """The two names of a content on the Hub: sha256 (LFS), sha1 of the git blob (regular)."""
+    sha256 = hashlib.sha256()
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    sha1 = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+    for piece in [content] if isinstance(content, bytes) else _pieces(content):
+        sha256.update(piece)
+        sha1.update(piece)
+    return sha256.hexdigest(), sha1.hexdigest()
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            yield piece
+
+
+def version_commit(repo: str, repo_type: RepoType, version: str) -> str | None:
+    """The commit of a version (tag); None when the repo or the version does not exist or cannot be seen."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    with asking(f"list the versions of {repo}", repo):
+        try:
+            refs = api().list_repo_refs(repo, repo_type=repo_type)
+        except RepositoryNotFoundError:
+            return None
+    return next((tag.target_commit for tag in refs.tags if tag.name == version), None)
+
+
+def exactly(paths: Sequence[str]) -> list[str]:
+    """Patterns that match these paths and no others."""
+    return [glob.escape(path) for path in paths]
+
+
+# ----------------------------------------------------------------------------------------------- publishing
+
+
+def publish(
+    repo: str,
+    repo_type: RepoType,
+    files: Mapping[str, Content],
+    *,
+    delete: Sequence[str] = (),
+    message: str,
+    private: bool,
+    version: str,
+) -> str:
+    """Put files (path in the repo -> content) on `main` by one commit, tag it with the version, and return the commit.
+
+    Files that match `delete` (fnmatch) and are not among `files` go in the same commit. A missing repo is created. A
+    version that holds the same contents already is left alone; with others, or when the repo's visibility is not what
+    `private` says, HubError is raised before anything is uploaded.
+    """
+    with asking(f"publish {version} to {repo}", repo):
+        oids = {path: _oids(content) for path, content in files.items() if not callable(content)}
+        standing = version_commit(repo, repo_type, version)
+        if standing is not None:
+            if not _holds(repo, repo_type, standing, oids):
+                raise HubError(
+                    f"{repo} has a version {version} with other content (commit {standing[:8]}), and a version is "
+                    "never moved: choose another name"
+                )
+            return standing
+        api().create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
+        commit = _committed(repo, repo_type, files, delete, message, private)
+        if not _holds(repo, repo_type, commit, oids):
+            raise HubError(f"{repo}: commit {commit[:8]} does not hold what was sent; no version was made of it")
+        _tag(repo, repo_type, version, commit)
+    return commit
+
+
+def _holds(repo: str, repo_type: RepoType, commit: str, oids: Mapping[str, tuple[str, str]]) -> bool:
+    """Does a commit hold exactly these contents under these paths?"""
+    infos = api().get_paths_info(repo, list(oids), repo_type=repo_type, revision=commit)
+    found = {info.path: (lfs.sha256 if (lfs := getattr(info, "lfs", None)) else info.blob_id) for info in infos}  # type: ignore[union-attr]
+    return all(found.get(path) in names for path, names in oids.items())
+
+
+def _committed(
+    repo: str, repo_type: RepoType, files: Mapping[str, Content], delete: Sequence[str], message: str, private: bool
+) -> str:
+    """One commit upon the present head; after a conflict, or a failure that may or may not have landed, made anew.
+
+    A commit that did land is found unchanged by the next attempt and not made twice.
+    """
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    conflicts = failures = 0
+    while True:
+        try:
+            return _commit_once(repo, repo_type, files, delete, message, private)
+        except HfHubHTTPError as cause:
+            status = cause.response.status_code
+            conflicts += status in CONFLICT
+            failures += status in TRANSIENT
+            if status not in CONFLICT + TRANSIENT or conflicts >= CONFLICTS or failures >= FAILURES:
+                raise
+            wait = _told(cause.response.headers.get("retry-after"))
+        except httpx2.TransportError:
+            failures, wait = failures + 1, 0.0
+            if failures >= FAILURES:
+                raise
+        backoff = 0.5 * 2 ** min(conflicts + failures, 5) * random.uniform(0.5, 1.0)
+        time.sleep(min(max(wait, backoff), LONGEST_WAIT_S))
+
+
+def _told(retry_after: str | None) -> float:
+    return float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+
+
+def _commit_once(
+    repo: str, repo_type: RepoType, files: Mapping[str, Content], delete: Sequence[str], message: str, private: bool
+) -> str:
+    from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
+
+    client = api()
+    head = client.repo_info(repo, repo_type=repo_type, revision="main", timeout=ANSWER_S)
+    if bool(head.private) != private:
+        raise HubError(
+            f"{repo} is {'private' if head.private else 'public'}, the recipe says private: {str(private).lower()}; "
+            "nothing was uploaded"
+        )
+    here = client.list_repo_files(repo, repo_type=repo_type, revision=head.sha)
+    operations: list[CommitOperationAdd | CommitOperationCopy | CommitOperationDelete] = [
+        CommitOperationAdd(path, _made(repo, repo_type, str(head.sha), path, content, path in here))
+        for path, content in files.items()
+    ]
+    gone = [path for path in here if path not in files and any(fnmatch.fnmatch(path, p) for p in delete)]
+    operations += [CommitOperationDelete(path) for path in gone]
+    return client.create_commit(
+        repo, operations, commit_message=message, repo_type=repo_type, parent_commit=head.sha
+    ).oid
+
+
+def _made(repo: str, repo_type: RepoType, head: str, path: str, content: Content, there: bool) -> bytes | str:
+    if isinstance(content, Path):
+        return str(content)
+    if isinstance(content, bytes):
+        return content
+    present = snapshot(repo, repo_type, head, exactly([path])) / path if there else None
+    return content(present.read_bytes() if present else None)
+
+
+def _tag(repo: str, repo_type: RepoType, version: str, commit: str) -> None:
+    """Name a commit, and read the name back: somebody may have given it away meanwhile."""
+    api().create_tag(repo, tag=version, revision=commit, repo_type=repo_type, exist_ok=True)
+    found = version_commit(repo, repo_type, version)
+    if found != commit:
+        raise HubError(
+            f"version {version} of {repo} was given to commit {str(found)[:8]} meanwhile; ours is {commit[:8]}: "
+            "choose another name"
+        )

@@ -1,0 +1,209 @@
+"""What goes to /v1/completions and what is made of its answers. What all samplers share is in test_samplers.py."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fakes import endpoints
+from fakes.endpoints import BOS, Fault, Server, llamacpp, serve, sglang, silent, vllm
+
+from ssd_pipeline.errors import EndpointError, RowError
+from ssd_pipeline.models.completions import CompletionsSampler, read_piece
+from ssd_pipeline.models.pieces import Piece, piece_seed, whole_branch
+from ssd_pipeline.models.retry import Pace
+from ssd_pipeline.stage import Branch, Chunk, Model, ModelRuntime, Sample, Sampling, Served
+
+FAST = Pace(first_s=0.01, most_s=0.05, rest_s=0.02)
+
+
+def teacher(url: str, repo: str | None = "org/teacher", **runtime: object) -> Model:
+    return Model("teacher", repo=repo, revision="c0ffee", runtime=ModelRuntime(endpoints=(url,), **runtime))
+
+
+def sampled(model: Model, *asks: Sample) -> list[list[Branch]]:
+    async def main() -> list[list[Branch]]:
+        sampler = CompletionsSampler(model, bos=BOS, pace=FAST)
+        try:
+            return [await sampler.sample(ask) for ask in asks]
+        finally:
+            await sampler.close()
+
+    return asyncio.run(main())
+
+
+def asking(chunk: Chunk | None = None, seeds: tuple[int, ...] = (5, 6, 7), sampling: Sampling | None = None) -> Sample:
+    return Sample(f"{BOS}question ", "so far", chunk or Chunk(max_tokens=9), sampling or Sampling(), seeds)
+
+
+def branches_asked(server: Server) -> list[tuple[int, int]]:
+    return [(body["seed"], body.get("n", 1)) for body in server.posts()]
+
+
+def test_every_setting_is_said() -> None:
+    with serve(vllm) as server:
+        sampled(teacher(server.url), asking(Chunk(max_tokens=9, stop=("\n",)), (5,)))
+        [body] = server.posts()
+    assert body == {
+        "model": "org/teacher",
+        "prompt": "question so far",
+        "max_tokens": 9,
+        "seed": 5,
+        "stream": False,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": -1,
+        "min_p": 0,
+        "repetition_penalty": 1,
+        "stop": ["\n"],
+        "include_stop_str_in_output": True,
+        "no_stop_trim": True,
+        "return_token_ids": True,
+        "verbose": True,
+    }
+
+
+def test_a_base_url_may_end_in_v1() -> None:
+    with serve(vllm) as server:
+        sampled(teacher(server.url + "/v1/"), asking())
+        assert {path for _, path, *_ in server.requests} == {"/v1/models", "/v1/completions"}
+
+
+def test_branches_are_one_request_where_seeds_follow_and_each_is_counted() -> None:
+    with serve(vllm) as server:
+        together, apart = sampled(teacher(server.url), asking(), asking(seeds=(7, 5, 6)))
+        assert branches_asked(server)[0] == (5, 3)
+        assert sorted(branches_asked(server)[1:]) == [(5, 1), (6, 1), (7, 1)]
+    assert [apart[1], apart[2], apart[0]] == together
+
+
+@pytest.mark.parametrize(("kind", "most"), [(llamacpp, 2), (llamacpp, 128), (sglang, 128)])
+def test_else_it_is_a_request_a_branch_and_that_is_remembered(kind, most: int) -> None:
+    with serve(vllm) as other:
+        expected = sampled(teacher(other.url), asking())
+    with serve(kind, most_branches=most, counts_branches=kind is sglang) as server:
+        first, second = sampled(teacher(server.url), asking(), asking())
+        assert branches_asked(server)[0] == (5, 3)
+        assert sorted(branches_asked(server)[1:4]) == sorted(branches_asked(server)[4:]) == [(5, 1), (6, 1), (7, 1)]
+    assert [first] == [second] == expected
+
+
+def test_a_server_that_ignores_n_is_asked_once_a_branch() -> None:
+    def one_choice(server: Server, method: str, path: str, body: dict) -> tuple[int, dict]:
+        return vllm(server, method, path, {**body, "n": 1} if body else body)
+
+    with serve(one_choice) as server:
+        [branches] = sampled(teacher(server.url), asking())
+        assert len(branches) == 3
+        assert len(server.posts()) == 4
+
+
+def test_a_refused_prompt_does_not_blame_n() -> None:
+    with serve(vllm) as server:
+        server.faults = [Fault(400, '{"error": {"message": "too long"}}')] * 4
+        with pytest.raises(RowError, match="too long"):
+            sampled(teacher(server.url), asking())
+        sampled(teacher(server.url), asking())
+        assert branches_asked(server)[-1] == (5, 3)
+
+
+def test_too_few_branches_are_asked_again_never_padded() -> None:
+    def short(server: Server, method: str, path: str, body: dict) -> tuple[int, dict]:
+        status, reply = vllm(server, method, path, body)
+        if method == "POST" and len(server.posts()) == 1:
+            reply["choices"].pop()
+        return status, reply
+
+    with serve(short) as server:
+        [branches] = sampled(teacher(server.url), asking())
+        assert len(branches) == 3
+        assert branches_asked(server) == [(5, 3), (5, 3)]
+
+
+def test_a_stop_before_min_tokens_is_sampled_on_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "next_id", lambda text, written, seed: 1 if len(written) % 4 == 3 else 5)
+    chunk = Chunk(min_tokens=6, max_tokens=20, stop=("\n",))
+    with serve(vllm) as server:
+        [branches] = sampled(teacher(server.url), asking(chunk, (5, 6)))
+        assert branches == [Branch("111\n111\n", 8, "stop")] * 2
+        asked = [(body["prompt"], body["max_tokens"], body["seed"]) for body in server.posts()]
+    assert asked[0] == ("question so far", 20, 5)
+    assert sorted(asked[1:], key=str) == sorted(
+        [("question so far111\n", 16, piece_seed(5, 1)), ("question so far111\n", 16, piece_seed(6, 1))], key=str
+    )
+
+
+@pytest.mark.parametrize("kind", [vllm, sglang, llamacpp])
+def test_a_stop_and_an_end_are_told_apart(kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    chunk = Chunk(max_tokens=9, stop=("\n",))
+    with serve(kind) as server:
+        for last, expected in ((1, Branch("11\n", 3, "stop")), (0, Branch("11", 2, "eos"))):
+            monkeypatch.setattr(
+                endpoints, "next_id", lambda text, written, seed, last=last: 5 if len(written) < 2 else last
+            )
+            assert sampled(teacher(server.url), asking(chunk, (5,))) == [[expected]]
+
+
+def test_a_server_that_tells_neither_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "next_id", lambda text, written, seed: 5 if len(written) < 2 else 1)
+    with serve(silent) as server, pytest.raises(EndpointError, match="does not say whether"):
+        sampled(teacher(server.url), asking(Chunk(max_tokens=9, stop=("\n",)), (5,)))
+
+
+BODY = {"max_tokens": 4, "stop": ["\n"]}
+
+
+@pytest.mark.parametrize(
+    ("choice", "counted"),
+    [
+        ({"text": "a", "finish_reason": None}, 1),
+        ({"text": "a", "finish_reason": "abort"}, 1),
+        ({"text": "a", "finish_reason": "content_filter"}, 1),
+        ({"text": "a"}, 1),
+        ({"text": None, "finish_reason": "length"}, 1),
+        ({"text": "a", "finish_reason": "length"}, 5),
+        ({"text": "a", "finish_reason": "length"}, 0),
+        ({"text": "a", "finish_reason": "length"}, None),
+        ({"text": "a", "finish_reason": "length"}, "1"),
+    ],
+)
+def test_an_answer_without_sense_is_a_curable_error(choice: dict, counted: object) -> None:
+    with pytest.raises(RowError) as raised:
+        read_piece(choice, {}, counted, BODY)
+    assert raised.value.curable
+
+
+def test_a_cut_character_is_taken_off() -> None:
+    assert read_piece({"text": "a\ufffd", "finish_reason": "length"}, {}, 3, BODY) == Piece("a", 3, 3, "length")
+
+
+def test_what_is_served_is_compared() -> None:
+    async def served(model: Model) -> Served:
+        sampler = CompletionsSampler(model, pace=FAST)
+        try:
+            return await sampler.served()
+        finally:
+            await sampler.close()
+
+    with serve(vllm, model="alias") as server:
+        assert asyncio.run(served(teacher(server.url, served_name="alias"))) == Served("alias", None, "unverifiable")
+        assert asyncio.run(served(teacher(server.url, repo=None))) == Served("alias", None, "unverifiable")
+        with pytest.raises(EndpointError, match="'alias', not 'org/teacher'"):
+            asyncio.run(served(teacher(server.url)))
+        sampled(teacher(server.url, repo=None), asking(seeds=(5,)))
+        assert server.posts()[0]["model"] == "alias"
+
+
+def test_pieces_are_one_branch() -> None:
+    pieces = [Piece("ab", 2, 3, "length"), Piece("\n", 1, 1, "stop"), Piece("c\n", 2, 2, "stop")]
+    asked: list[tuple[str, int, int]] = []
+
+    async def more(text: str, tokens: int, seed: int) -> Piece:
+        asked.append((text, tokens, seed))
+        return pieces[len(asked) - 1]
+
+    branch = asyncio.run(whole_branch(Chunk(min_tokens=5, max_tokens=9, stop=("\n",)), 7, more, most=3))
+    assert branch == Branch("ab\nc\n", 5, "stop")
+    assert [(text, tokens) for text, tokens, _ in asked] == [("", 3), ("ab", 3), ("ab\n", 3)]
+    assert [seed for *_, seed in asked] == [7, piece_seed(7, 1), piece_seed(7, 2)]
+    assert len({piece_seed(seed, number) for seed in range(50) for number in range(50)}) == 50 + 50 * 49

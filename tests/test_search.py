@@ -1,0 +1,500 @@
+"""The search: trees worked out on paper, and what must hold for any tree."""
+
+import hashlib
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from fakes.scripted import MergingStudent, ScriptedStudent, ScriptedTeacher, Unexpected, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ssd_pipeline.acceptance import Accept, rule
+from ssd_pipeline.criteria import CRITERIA, Select, perplexity_of
+from ssd_pipeline.errors import RowError
+from ssd_pipeline.records import Fate, Spend
+from ssd_pipeline.search import Accepted, Draws, Setup, search
+from ssd_pipeline.stage import Branch, Chunk, Sampling, Scored
+
+DRAWS = Draws(seed=17, statement="1+1?")
+
+
+def setup(**more):
+    """Two branches of at most four tokens, twenty in all, and a student."""
+    given = {
+        "prompt": "T>",
+        "respond": lambda text: text,
+        "judge": "S>",
+        "draws": DRAWS,
+        "branches": 2,
+        "chunk": Chunk(max_tokens=4),
+        "max_tokens": 20,
+        "sampling": Sampling(),
+        "select": Select(),
+    }
+    return Setup(**{**given, **more})
+
+
+def says(*perplexities, **more):
+    """What a student says that gives each token such a perplexity."""
+    return Scored(tuple(-math.log(p) for p in perplexities), **more)
+
+
+def teacher(script):
+    return ScriptedTeacher("T>", {prefix: [Branch(*branch) for branch in made] for prefix, made in script.items()})
+
+
+def student(script):
+    return ScriptedStudent("S>", script)
+
+
+# ------------------------------------------------------------------------------------------------- on paper
+
+TREE = {
+    "": [("x ", 3, "length"), ("y ", 2, "stop")],
+    "y ": [("z", 1, "eos"), ("z", 1, "eos")],
+    "x ": [("w", 4, "eos"), ("vv", 2, "eos")],
+}
+SAID = {
+    ("", "x "): says(4, 4),
+    ("", "y "): says(2),
+    ("y ", "z"): says(2, 8),
+    ("x ", "w"): says(3),
+    ("x ", "vv"): says(8, 1.25),
+}
+
+
+def test_the_branch_of_lowest_perplexity_joins_the_text():
+    writer, judge = teacher(TREE), student(SAID)
+    done = run(setup(), writer, judge)
+    assert (done.text, done.fate) == ("y z", Fate.accepted)
+    assert done.chunks == [Accepted("y ", 2, "stop", 1, 2), Accepted("z", 1, "eos", 0, 1)]
+    assert done.chunk_perplexities == pytest.approx([2, 4])
+    assert done.perplexity == pytest.approx(32 ** (1 / 3))  # of 2, 2, 8
+    assert done.margins == [pytest.approx(2), None]  # 4 - 2; the second z is the same branch
+    assert done.spend == Spend(bought=3 + 2 + 1 + 1, kept=3, pruned=4, scored=2 + 1 + 2)
+    assert [ask.branches for ask in judge.asked] == [("x ", "y "), ("z",)]  # the equal branch is scored once
+    assert [(b.chunk, b.branch, b.chosen, b.same_as) for b in done.branches] == [
+        (0, 0, False, None),
+        (0, 1, True, None),
+        (1, 0, True, None),
+        (1, 1, False, 0),
+    ]
+    assert [b.value for b in done.branches] == pytest.approx([4, 2, 4, 4])
+    assert [b.seed for b in done.branches] == [*writer.asked[0].seeds, *writer.asked[1].seeds]
+
+
+@pytest.mark.parametrize(
+    ("select", "text"),
+    [
+        (Select(criterion="highest"), "x vv"),  # 4 over 2, then 3.2 over 3
+        (Select(criterion="first"), "x w"),
+        (Select(criterion="longest"), "x w"),
+        (Select(criterion="shortest"), "y z"),
+    ],
+)
+def test_other_criteria_take_other_branches(select, text):
+    assert run(setup(select=select), teacher(TREE), student(SAID)).text == text
+
+
+def test_a_tie_goes_to_the_lowest_branch():
+    script = {"": [("a", 1, "eos"), ("b", 1, "eos"), ("c", 1, "eos")]}
+    said = {("", "a"): says(3), ("", "b"): says(2), ("", "c"): says(2)}
+    done = run(setup(branches=3), teacher(script), student(said))
+    assert (done.text, done.margins) == ("b", [0.0])
+
+
+def test_criteria_without_scores_need_no_student():
+    done = run(setup(judge=None, select=Select(criterion="longest")), teacher(TREE))
+    assert (done.text, done.spend.scored, done.perplexity) == ("x w", 0, None)
+    assert done.chunk_perplexities == [None, None]
+    assert done.margins == [1.0, 2.0]  # 3 tokens to 2, 4 to 2
+    assert all(b.perplexity is None and b.value == -b.tokens for b in done.branches)
+
+
+def test_one_branch_needs_no_student_but_uses_a_given_one():
+    script = {"": [("a b", 3, "eos")]}
+    alone = run(setup(judge=None, branches=1), teacher(script))
+    assert (alone.text, alone.spend) == ("a b", Spend(bought=3, kept=3))
+    scored = run(setup(branches=1), teacher(script), student({("", "a b"): says(2, 8)}))
+    assert scored.perplexity == pytest.approx(4)
+    assert scored.spend == Spend(bought=3, kept=3, scored=2)
+
+
+def test_a_student_that_is_needed_and_missing_is_refused():
+    with pytest.raises(ValueError, match="needs a student"):
+        next(search(setup(judge=None)))
+    with pytest.raises(ValueError, match="needs a student"):
+        next(search(setup(judge=None, branches=1, rule=rule(Accept(absolute=2.0), ()))))
+
+
+def test_max_tokens_shrinks_the_last_chunk_and_ends_too_long():
+    script = {
+        "": [("aaaa", 4, "length"), ("bbbb", 4, "length")],
+        "aaaa": [("cc", 2, "length"), ("dd", 2, "length")],
+    }
+    said = {("", "aaaa"): says(1), ("", "bbbb"): says(2), ("aaaa", "cc"): says(2), ("aaaa", "dd"): says(1)}
+    writer = teacher(script)
+    given_chunk = Chunk(min_tokens=3, max_tokens=4, stop=("\n",))
+    done = run(setup(max_tokens=6, chunk=given_chunk), writer, student(said))
+    assert (done.text, done.fate) == ("aaaadd", Fate.too_long)
+    assert [ask.chunk for ask in writer.asked] == [given_chunk, Chunk(min_tokens=2, max_tokens=2, stop=("\n",))]
+    assert done.spend == Spend(bought=12, kept=6, pruned=6, scored=4)
+
+
+def test_a_text_that_ends_with_its_last_token_is_accepted():
+    script = {"": [("aaaa", 4, "eos"), ("bbbb", 4, "length")]}
+    done = run(setup(max_tokens=4), teacher(script), student({("", "aaaa"): says(1), ("", "bbbb"): says(2)}))
+    assert done.fate == Fate.accepted
+
+
+# The chosen branches have perplexities 2, 6, 6, 3, and then the text ends.
+HARD = {
+    "": [("a", 1, "length"), ("A", 2, "length")],
+    "a": [("b", 1, "length"), ("B", 2, "length")],
+    "ab": [("c", 1, "length"), ("C", 2, "length")],
+    "abc": [("d", 1, "eos"), ("D", 2, "eos")],
+}
+HARD_SAID = {
+    ("", "a"): says(2), ("", "A"): says(9),
+    ("a", "b"): says(6), ("a", "B"): says(9),
+    ("ab", "c"): says(6), ("ab", "C"): says(9),
+    ("abc", "d"): says(3), ("abc", "D"): says(9),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("accept", "text", "fate"),
+    [
+        (Accept(absolute=1.5), "", Fate.given_up),
+        (Accept(absolute=5.0), "a", Fate.given_up),
+        (Accept(absolute=6.5), "abcd", Fate.accepted),
+        (Accept(absolute=5.0, patience=2), "ab", Fate.given_up),  # b is tolerated, c is not
+        (Accept(absolute=5.0, patience=3), "abcd", Fate.accepted),  # d is acceptable again
+        (Accept(absolute=2.5, patience=3), "abc", Fate.given_up),  # d is the third in a row, though it ends the text
+        (Accept(absolute=5.0, min_chunks=2), "ab", Fate.given_up),  # b is not looked at
+        (Accept(absolute=5.0, min_chunks=3), "abcd", Fate.accepted),
+        (Accept(relative=2.9, min_chunks=1), "a", Fate.given_up),  # 6 > 2.9 * 2
+        (Accept(relative=3.1, min_chunks=1), "abcd", Fate.accepted),  # 6 <= 3.1 * 2, 6 <= 3.1 * 4
+    ],
+)
+def test_the_acceptance_rule_ends_a_trajectory(accept, text, fate):
+    done = run(setup(rule=rule(accept, ())), teacher(HARD), student(HARD_SAID))
+    assert (done.text, done.fate) == (text, fate)
+    decisions = len(text) + (fate == Fate.given_up)
+    assert len(done.chunks) == len(done.chunk_perplexities) == len(done.margins) == len(text)
+    assert done.spend == Spend(
+        bought=3 * decisions, kept=len(text), pruned=3 * decisions - len(text), scored=2 * decisions
+    )
+    chosen = [b.chunk for b in done.branches if b.chosen]
+    assert chosen == list(range(len(text)))  # of the last decision of a given-up one, none
+    assert done.perplexity == (pytest.approx(math.prod([2, 6, 6, 3][: len(text)]) ** (1 / len(text))) if text else None)
+
+
+def test_patience_counts_decisions_in_a_row():
+    script = {"": [("a", 1, "length")], "a": [("b", 1, "length")], "ab": [("c", 1, "eos")]}
+    said = {("", "a"): says(9), ("a", "b"): says(1), ("ab", "c"): says(9)}
+    done = run(setup(branches=1, rule=rule(Accept(absolute=2.0, patience=2), ())), teacher(script), student(said))
+    assert (done.text, done.fate) == ("abc", Fate.accepted)
+
+
+def test_the_rule_looks_at_the_chosen_branch_whatever_chose_it():
+    chosen = setup(select=Select(criterion="longest"), rule=rule(Accept(absolute=8.0), ()))
+    assert run(chosen, teacher(HARD), student(HARD_SAID)).fate == Fate.given_up
+
+
+def test_a_finished_branch_without_text_is_judged_by_the_response_before_it():
+    script = {"": [("ab", 2, "length"), ("cd", 2, "length")], "ab": [("", 0, "eos"), ("x", 1, "length")]}
+    said = {("", "ab"): says(2, 8), ("", "cd"): says(9), ("ab", "x"): says(5)}
+    done = run(setup(), teacher(script), student(said))
+    assert (done.text, done.fate) == ("ab", Fate.accepted)
+    assert done.chunks[1] == Accepted("", 0, "eos", 0, 2)
+    assert done.chunk_perplexities == pytest.approx([4, 4])
+    assert done.perplexity == pytest.approx(4)
+    assert done.margins[1] == pytest.approx(1)
+
+
+def test_an_empty_response_cannot_be_chosen():
+    script = {"": [("", 0, "eos"), ("x", 1, "eos")]}
+    done = run(setup(), teacher(script), student({("", "x"): says(100)}))
+    assert (done.text, done.chunks[0].branch) == ("x", 1)
+    assert [b.value for b in done.branches] == [None, pytest.approx(100)]
+    for finish in ("eos", "length", "stop"):
+        with pytest.raises(RowError, match="no branch"):
+            run(setup(), teacher({"": [("", 0, finish), ("", 0, "eos")]}), student({}))
+
+
+def test_less_than_a_character_left_is_too_long():
+    script = {"": [("aaaa", 4, "length"), ("bbbb", 4, "length")], "aaaa": [("", 0, "length"), ("", 0, "length")]}
+    said = {("", "aaaa"): says(1), ("", "bbbb"): says(2)}
+    done = run(setup(max_tokens=5), teacher(script), student(said))
+    assert (done.text, done.fate, done.spend) == ("aaaa", Fate.too_long, Spend(8, 4, 4, 2))
+    with pytest.raises(RowError, match="no branch"):
+        run(setup(max_tokens=20), teacher(script), student(said))
+    with pytest.raises(RowError, match="no branch"):
+        run(setup(max_tokens=3), teacher({"": [("", 0, "length"), ("", 0, "length")]}), student({}))
+
+
+def test_what_retokenising_takes_back_is_counted_once():
+    """The last token of "ab" becomes part of the first token of the next chunk."""
+    script = {"": [("ab", 2, "length"), ("cd", 2, "length")], "ab": [("e", 1, "eos"), ("f", 1, "eos")]}
+    said = {
+        ("", "ab"): says(2, 32),
+        ("", "cd"): says(40),
+        ("ab", "e"): says(8, retracted=1),  # chunk 8; trajectory of 2, 8: 4
+        ("ab", "f"): says(7),  # chunk 7; trajectory of 2, 32, 7: 7.65
+    }
+    chunk = run(setup(), teacher(script), student(said))
+    assert (chunk.text, chunk.perplexity) == ("abf", pytest.approx((2 * 32 * 7) ** (1 / 3)))
+    whole = run(setup(select=Select(scope="trajectory")), teacher(script), student(said))
+    assert (whole.text, whole.perplexity) == ("abe", pytest.approx(4))
+    assert whole.chunk_perplexities == pytest.approx([8, 8])  # the rule looks at the chunk all the same
+
+
+def test_retokenising_can_replace_tokens_before_the_branch():
+    """ "abc" is ab|c and "abcd" is a|bcd: both tokens go, and `a` is new though it lies in the prefix."""
+    script = {"": [("abc", 3, "length")], "abc": [("d", 1, "eos")]}
+    judge = MergingStudent("S>")
+    done = run(setup(branches=1), teacher(script), judge)
+    assert done.perplexity == pytest.approx(perplexity_of(judge.logprobs("S>abcd", 2)))
+
+
+def test_retokenising_can_reach_into_the_prompt():
+    script = {"": [("abc", 3, "length")], "abc": [("d", 1, "eos")]}
+    said = {("", "abc"): says(2, 2, 2), ("abc", "d"): says(5, retracted=5)}
+    assert run(setup(branches=1), teacher(script), student(said)).perplexity == pytest.approx(5)
+
+
+def test_a_non_number_is_a_row_error():
+    script = {"": [("a", 1, "eos"), ("b", 1, "eos")]}
+    with pytest.raises(RowError, match="not a number"):
+        run(setup(), teacher(script), student({("", "a"): Scored((math.nan,)), ("", "b"): says(1)}))
+
+
+# ------------------------------------------------------------------------------------ two texts side by side
+
+
+def test_an_opened_tag_is_part_of_the_first_chunk_of_the_response():
+    script = {"": [("a", 1, "length"), ("b", 1, "length")], "a": [("c", 1, "eos"), ("d", 1, "eos")]}
+    said = {
+        ("", "<t>a"): says(1, 2), ("", "<t>b"): says(3),
+        ("<t>a", "c"): says(2), ("<t>a", "d"): says(3),
+    }  # fmt: skip
+    done = run(setup(respond=lambda text: "<t>" + text), teacher(script), student(said))
+    assert (done.text, [chunk.text for chunk in done.chunks]) == ("<t>ac", ["<t>a", "c"])
+    assert done.branches[0].text == "a"
+
+
+def test_half_a_tag_is_taken_back():
+    """The tag `</t>` is removed from the response, and a chunk ended inside it."""
+    script = {"": [("a</", 3, "length"), ("b", 1, "length")], "a</": [("t>c", 2, "eos"), ("t>d", 2, "eos")]}
+    said = {
+        ("", "a</"): says(2, 3, 3),
+        ("", "b"): says(9),
+        ("", "a"): says(2),  # asked again: what is left of the accepted text
+        ("a", "c"): says(5),
+        ("a", "d"): says(4),
+    }
+    judge = student(said)
+    done = run(setup(respond=lambda text: text.replace("</t>", "")), teacher(script), judge)
+    assert (done.text, [chunk.text for chunk in done.chunks]) == ("ad", ["a", "d"])
+    assert done.perplexity == pytest.approx(8**0.5)  # of 2, 4
+    assert done.chunk_perplexities == pytest.approx([18 ** (1 / 3), 4])
+    assert done.spend == Spend(bought=8, kept=5, pruned=3, scored=3 + 1 + 1 + 2)
+
+
+def test_everything_taken_back_leaves_nothing_to_be_scored_again():
+    script = {"": [("<", 1, "length"), ("<", 1, "length")], "<": [("t>c", 2, "eos"), ("t>d", 2, "eos")]}
+    said = {("", "<"): says(2), ("", "c"): says(5), ("", "d"): says(4)}
+    done = run(setup(respond=lambda text: text.replace("<t>", "")), teacher(script), student(said))
+    assert (done.text, [chunk.text for chunk in done.chunks]) == ("d", ["", "d"])
+    assert done.perplexity == pytest.approx(4)
+
+
+def test_a_first_chunk_that_leaves_no_response_is_no_dead_end():
+    """A teacher that writes the tag itself: nothing to score yet, so the first branch goes on."""
+    script = {"": [("<t>", 1, "stop"), ("<t>", 1, "stop")], "<t>": [("c", 1, "eos"), ("d", 1, "eos")]}
+    said = {("", "c"): says(5), ("", "d"): says(4)}
+    made = setup(respond=lambda text: text.removeprefix("<t>"), rule=rule(Accept(absolute=4.5), ()))
+    done = run(made, teacher(script), student(said))
+    assert (done.text, done.chunk_perplexities) == ("d", [None, pytest.approx(4)])
+
+
+# ----------------------------------------------------------------------------------------------------- seeds
+
+
+def test_seeds_are_the_first_31_bits_of_a_documented_hash():
+    what = {"for": "branches", "ordinal": 2, "place": ["pre"], "seed": 17, "statement": "é"}
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    base = int(digest[:8], 16) >> 1
+    assert Draws(17, "é", 2).seeds("pre", 3) == tuple((base + i) % 2**31 for i in range(3))
+    assert DRAWS.seeds("", 2) == (1250617753, 1250617754)  # golden: another number would buy every branch again
+
+
+def test_every_part_of_the_place_changes_seeds_and_draws():
+    places = [
+        (DRAWS, "p"),
+        (DRAWS, "q"),
+        (replace(DRAWS, seed=18), "p"),
+        (replace(DRAWS, take=1), "p"),
+        (replace(DRAWS, ordinal=1), "p"),
+        (replace(DRAWS, statement="2+2?"), "p"),
+    ]
+    assert len({draws.seeds(prefix, 1) for draws, prefix in places}) == len(places)
+    assert len({draws.uniform(prefix, 0) for draws, prefix in places}) == len(places)
+    assert DRAWS.uniform("p", 0) != DRAWS.uniform("p", 1)
+
+
+@given(st.text(max_size=20), st.integers(1, 40), st.integers(0, 40))
+def test_more_branches_only_add_seeds(prefix, few, more):
+    seeds = DRAWS.seeds(prefix, few + more)
+    assert seeds[:few] == DRAWS.seeds(prefix, few)
+    assert len(set(seeds)) == few + more
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert 0 <= DRAWS.uniform(prefix, few) < 1
+
+
+def test_random_takes_every_branch_about_equally_often():
+    counts = [0, 0, 0, 0]
+    for i in range(400):
+        draws = [DRAWS.uniform(str(i), branch) for branch in range(4)]
+        counts[draws.index(min(draws))] += 1
+    assert all(70 <= count <= 130 for count in counts)
+
+
+# ------------------------------------------------------------------------------------- what must always hold
+
+
+class TreeTeacher:
+    """A teacher of any tree: what a seed gives is a hash of seed and prefix, as of a real one."""
+
+    def __init__(self, salt, alphabet="abcd"):
+        self.salt, self.alphabet, self.asked = salt, alphabet, []
+
+    def answer(self, ask):
+        if ask.prompt != "T>":
+            raise Unexpected(ask.prompt)
+        self.asked.append(ask)
+        return [self._branch(seed, ask) for seed in ask.seeds]
+
+    def _branch(self, seed, ask):
+        digest = hashlib.sha256(repr((self.salt, seed, ask.prefix)).encode()).digest()
+        length = min(digest[0] % 5, ask.chunk.max_tokens)
+        text = "".join(self.alphabet[b % len(self.alphabet)] for b in digest[1 : 1 + length])
+        ends = digest[20] % 4 == 0
+        if not text and not ends:
+            text, length = "a", 1
+        return Branch(text, length, "eos" if ends else "length")
+
+
+setups = st.builds(
+    lambda salt, branches, select, accept, longest, most: (
+        salt,
+        setup(
+            branches=branches,
+            select=select,
+            rule=accept and rule(accept, ()),
+            chunk=Chunk(max_tokens=longest),
+            max_tokens=most,
+        ),
+    ),
+    st.integers(0, 10**6),
+    st.integers(1, 5),
+    st.builds(Select, criterion=st.sampled_from(sorted(CRITERIA)), scope=st.sampled_from(["chunk", "trajectory"])),
+    st.none()
+    | st.builds(Accept, absolute=st.floats(2, 20), min_chunks=st.integers(0, 2), patience=st.integers(1, 3))
+    | st.builds(Accept, relative=st.floats(0.5, 2), min_chunks=st.integers(1, 2), patience=st.integers(1, 3)),
+    st.integers(1, 5),
+    st.integers(1, 24),
+)
+
+
+def finished(salt, made):
+    """Run it on the merging student; None when no branch could be chosen."""
+    writer = TreeTeacher(salt)
+    try:
+        return writer, run(made, writer, MergingStudent("S>"))
+    except RowError:
+        return writer, None
+
+
+@given(setups)
+@settings(deadline=None)
+def test_invariants_of_any_tree(drawn):
+    salt, made = drawn
+    writer, done = finished(salt, made)
+    if done is None:
+        assert writer.asked[-1].prefix == ""
+        return
+    assert done.spend.bought == done.spend.kept + done.spend.pruned == sum(b.tokens for b in done.branches)
+    assert done.spend.kept == sum(chunk.tokens for chunk in done.chunks) <= made.max_tokens
+    assert done.text == "".join(chunk.text for chunk in done.chunks)
+    assert len(done.branches) == made.branches * len(writer.asked)
+    assert [b.seed for b in done.branches] == [seed for ask in writer.asked for seed in ask.seeds]
+    assert (done.fate == Fate.accepted) == (bool(done.chunks) and done.chunks[-1].finish == "eos")
+    assert len(writer.asked) - len(done.chunks) == (done.fate == Fate.given_up)
+    for place, decision in itertools.groupby(done.branches, key=lambda b: b.chunk):
+        rows = list(decision)
+        values = [b.value for b in rows if b.value is not None]
+        for b in rows:
+            equal = next(other for other in rows if (other.text, other.finish) == (b.text, b.finish))
+            assert b.same_as == (None if equal.branch == b.branch else equal.branch)
+            if b.chosen:
+                assert b.value == min(values)
+                assert b.branch == next(r.branch for r in rows if r.value == min(values))
+        assert sum(b.chosen for b in rows) == (place < len(done.chunks))
+
+
+@given(setups)
+@settings(deadline=None)
+def test_scores_are_those_of_a_full_encoding(drawn):
+    """Perplexities from what was scored chunk by chunk equal one pass over the finished text, retokenised or not."""
+    salt, made = drawn
+    writer, done = finished(salt, made)
+    if done is None:
+        return
+    judge = MergingStudent("S>")
+    assert done.perplexity == pytest.approx(perplexity_of(judge.logprobs("S>" + done.text, 2)))
+    for b in done.branches:
+        prefix = writer.asked[b.chunk].prefix
+        whole = perplexity_of(judge.logprobs("S>" + prefix + b.text, 2))
+        chunk = perplexity_of(judge.logprobs("S>" + prefix + b.text, 2 + len(prefix))) or whole
+        assert b.perplexity == (None if chunk is None else pytest.approx(chunk))
+        if b.value is not None and made.select.criterion == "perplexity":
+            assert b.value == pytest.approx(whole if made.select.scope == "trajectory" else chunk)
+
+
+@given(setups)
+@settings(deadline=None)
+def test_a_response_that_takes_text_back_is_scored_exactly_too(drawn):
+    """Half of what is removed can end a chunk; then a part of the response so far goes with the next one."""
+    salt, made = drawn
+    _, done = finished(salt, replace(made, respond=lambda text: text.replace("bc", "").replace("da", "")))
+    if done is None:
+        return
+    assert done.text == "".join(chunk.text for chunk in done.chunks)
+    assert done.perplexity == pytest.approx(perplexity_of(MergingStudent("S>").logprobs("S>" + done.text, 2)))
+    assert done.spend.bought == done.spend.kept + done.spend.pruned
+
+
+@given(setups)
+@settings(deadline=None)
+def test_the_same_search_gives_the_same_and_more_branches_share_the_first(drawn):
+    salt, made = drawn
+    writer, done = finished(salt, made)
+    assert finished(salt, made)[1] == done
+    wider, _ = finished(salt, replace(made, branches=made.branches + 3))
+    assert wider.asked[0].seeds[: made.branches] == writer.asked[0].seeds
+    other, _ = finished(salt, replace(made, select=Select(criterion="first"), rule=None))
+    assert other.asked[0] == writer.asked[0]
+
+
+def test_the_merging_student_does_retract():
+    """The fake must show the effects that the exactness above is about."""
+    judge = MergingStudent("S>")
+    assert judge.tokens("abc") == ["ab", "c"]
+    assert judge.tokens("abcd") == ["a", "bcd"]
+    scored = judge._scored("S>abc", "d")
+    assert (scored.retracted, len(scored.replaced), len(scored.logprobs)) == (2, 1, 1)

@@ -1,0 +1,275 @@
+"""What is learned is the text that was scored; what is left out is counted; a killed training ends the same."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes import tiny
+from fakes.context import Context, finished
+from fakes.training import EXAMPLES, SETTINGS, model
+
+from ssd_pipeline.errors import ModelError, RunError
+from ssd_pipeline.models.loading import load_causal_lm, load_tokenizer, pick_device
+from ssd_pipeline.models.trainer import DONE, sft
+from ssd_pipeline.models.training_rows import IGNORED, Example, Rows, tokenised
+from ssd_pipeline.stage import Model
+from ssd_pipeline.stages.train_sft import STAGE, Lora, TrainParams, settings, train, usable
+
+NEVER = 1e9
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_model: Callable[..., Path]) -> Path:
+    return tiny_model(scale=4.0)
+
+
+@pytest.fixture(scope="module")
+def plain_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapter of an undisturbed training."""
+    out = tmp_path_factory.mktemp("plain")
+    sft(model(folder), EXAMPLES, SETTINGS, out, out.parent / "plain_work", lambda done, total: None, NEVER)
+    return out
+
+
+def tokens(*examples: Example, limit: int = 512, too_long: str = "drop") -> Rows:
+    return tokenised(examples, tiny.tokenizer(), None, limit, too_long)
+
+
+# --------------------------------------------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "82-63=19.\nAnswer: 19",
+        "  leading blanks and a trailing newline\n",
+        "naïve 東京 😀 Ω \u00e9",
+        "<think>\nhm\n</think>\n\nAnswer: \\boxed{5}",
+        "a\r\n\tb",
+    ],
+)
+def test_the_positions_with_loss_decode_to_the_text_and_its_end_token(text):
+    words = tiny.tokenizer()
+    prompt = "<|user|>a question<|assistant|>"
+    row = tokens(Example(prompt, text, True)).table.to_pylist()[0]
+    learned = [i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label != IGNORED]
+    assert [label for label in row["labels"] if label != IGNORED] == learned
+    assert words.decode(learned) == text + "<|end|>"
+    assert words.decode(row["input_ids"]) == prompt + text + "<|end|>"
+    open_end = tokens(Example(prompt, text, False)).table.to_pylist()[0]
+    assert words.decode(open_end["input_ids"]) == prompt + text
+
+
+def test_long_rows_are_dropped_cut_or_refused_and_always_counted():
+    short, long = Example("<|user|>q<|assistant|>", "a", True), Example("<|user|>q<|assistant|>", "a" * 100, True)
+    dropped = tokens(short, long, long, limit=20)
+    assert (dropped.table.num_rows, dropped.too_long, dropped.cut) == (1, 2, 0)
+    cut = tokens(short, long, limit=20, too_long="cut")
+    assert (cut.table.num_rows, cut.too_long, cut.cut, cut.longest) == (2, 0, 1, 20)
+    assert tiny.tokenizer().eos_token_id not in cut.table.to_pylist()[1]["input_ids"]
+    only_prompt = tokens(Example("<|user|>" + "q" * 50, "a", True), limit=20, too_long="cut")
+    assert (only_prompt.table.num_rows, only_prompt.too_long) == (0, 1)
+    with pytest.raises(RunError, match=r"row 1 has \d+ tokens, above 20"):
+        tokens(short, long, limit=20, too_long="error")
+
+
+def test_text_with_control_tokens_of_the_model_is_left_out_and_counted():
+    rows = tokens(Example("<|user|>q<|assistant|>", "so<|end|>", True), Example("<|user|>q<|assistant|>", "so", True))
+    assert (rows.table.num_rows, rows.control_text) == (1, 1)
+
+
+def test_a_tokeniser_that_changes_the_text_stops_the_training():
+    from tokenizers import normalizers
+
+    words = tiny.tokenizer()
+    words.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ModelError, match="row 0: the tokeniser changes the text to be learned: 'yes"):
+        tokenised([Example("q", "Yes", True)], words, None, 512, "drop")
+    words.backend_tokenizer.normalizer = normalizers.NFC()
+    assert tokenised([Example("q", "cafe\u0301", True)], words, None, 512, "drop").table.num_rows == 1
+
+
+# ------------------------------------------------------------------------------------------------- training
+
+
+def test_two_trainings_give_the_same_bytes_and_no_place_of_this_machine(folder, plain_run, tmp_path, capfd):
+    told = []
+    trained = sft(
+        model(folder), EXAMPLES, SETTINGS, tmp_path / "out", tmp_path / "work", lambda *done: told.append(done), NEVER
+    )
+    assert files(tmp_path / "out") == files(plain_run)
+    assert sorted(files(plain_run)) == ["adapter_config.json", "adapter_model.safetensors"]
+    config = json.loads(files(plain_run)["adapter_config.json"])
+    assert config["base_model_name_or_path"] is None
+    assert config["target_modules"] == sorted(config["target_modules"])
+    assert str(tmp_path.parent) not in str(files(plain_run))
+    assert told == [(i, 12) for i in range(1, 13)]
+    assert len(trained.curve) == 12
+    assert trained.curve[-1]["loss"] < trained.curve[0]["loss"]
+    assert capfd.readouterr().out == ""
+    other = replace(SETTINGS, seed=6)
+    sft(model(folder), EXAMPLES, other, tmp_path / "other", tmp_path / "work", lambda *done: None, NEVER)
+    assert files(tmp_path / "other") != files(plain_run)
+
+
+def test_a_killed_training_goes_on_from_its_newest_whole_checkpoint(folder, plain_run, tmp_path):
+    out, work = tmp_path / "out", tmp_path / "work"
+    command = [sys.executable, "-m", "fakes.killed_training", str(folder), str(out), str(work), "7"]
+    path = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+    done = subprocess.run(command, env={"PYTHONPATH": ":".join(path), "OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert done.returncode == -9, done.stderr.decode()[-2000:]
+    assert sorted(p.name for p in work.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+    assert not out.exists()
+
+    torn = work / "checkpoint-6" / "optimizer.pt"
+    torn.write_bytes(torn.read_bytes()[:-1])  # as a power cut leaves it; and one that was killed while it was saved:
+    (work / "checkpoint-8").mkdir()
+    told = []
+    sft(model(folder), EXAMPLES, SETTINGS, out, work, lambda done, total: told.append(done), NEVER)
+    assert told == list(range(6, 13))
+    assert files(out) == files(plain_run)
+
+
+def test_a_checkpoint_of_other_rows_or_settings_is_not_gone_on_with(folder, tmp_path):
+    work = tmp_path / "work"
+    first: list[int] = []
+
+    def stop(done: int, total: int | None) -> None:
+        first.append(done)
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sft(model(folder), EXAMPLES, SETTINGS, tmp_path / "out", work, stop, 0)
+    assert (work / "checkpoint-1" / DONE).is_file()
+    told: list[int] = []
+    short = replace(SETTINGS, max_steps=2)
+    sft(model(folder), EXAMPLES, short, tmp_path / "out", work, lambda done, total: told.append(done), NEVER)
+    assert told == [1, 2]
+    assert list(work.glob("checkpoint-*")) == []
+
+
+def test_an_adapter_changes_the_model_and_can_be_trained_upon(folder, plain_run, tmp_path):
+    import torch
+
+    warm = model(folder, adapters=(plain_run,))
+    sft(warm, EXAMPLES, replace(SETTINGS, max_steps=1), tmp_path / "second", tmp_path / "w", lambda *done: None)
+    ids = torch.tensor([load_tokenizer(warm)("Answer: 5")["input_ids"]])
+    chain = [model(folder), warm, replace(warm, adapters=(plain_run, tmp_path / "second"))]
+    with torch.no_grad():
+        logits = [load_causal_lm(m, pick_device("cpu"))(input_ids=ids).logits for m in chain]
+    assert (logits[0] - logits[1]).abs().max() > 0.01
+    assert (logits[1] - logits[2]).abs().max() > 0
+
+
+def test_bfloat16_trains_and_differs(folder, plain_run, tmp_path):
+    low = replace(SETTINGS, precision="bfloat16", max_steps=2)
+    trained = sft(model(folder), EXAMPLES, low, tmp_path / "out", tmp_path / "work", lambda *done: None)
+    assert len(trained.curve) == 2
+    assert files(tmp_path / "out") != files(plain_run)
+
+
+# ---------------------------------------------------------------------------------------------------- stage
+
+
+class Training(Context):
+    """A context whose recipe has one model."""
+
+    def model(self, name: str) -> Model:
+        assert name == "student"
+        return model(self.folder)
+
+
+def context(root: Path, folder: Path, *inputs: list[dict]) -> Training:
+    ctx = Training(root / "stage", inputs=[finished(root / f"in{i}", f"in{i}", rows) for i, rows in enumerate(inputs)])
+    ctx.folder = folder
+    return ctx
+
+
+def row(number: int, fate: str | None = "accepted", solution: str | None = "so 4") -> dict:
+    return {"problem": f"What is {number}?", "solution": solution, "fate": fate, "answer": "4"}
+
+
+def test_the_stage_trains_on_accepted_rows_and_counts_the_others(folder, tmp_path):
+    rows = [*(row(i) for i in range(6)), row(7, "given_up"), row(8, "error", None), row(9, "accepted", None)]
+    rows += [row(10, "accepted", "x" * 400), row(11, "accepted", "a<|end|>b"), {**row(12), "problem": "a <|user|> b"}]
+    ctx = context(tmp_path, folder, rows)
+    params = TrainParams(
+        model="student", lora=Lora(rank=2), epochs=2, batch_size=2, precision="float32", max_length=200
+    )
+    said = train(params, ctx)
+    assert said["rows"] == 6
+    assert said["left_out"] == {
+        "a problem that cannot be rendered": 1,
+        "fate error": 1,
+        "fate given_up": 1,
+        "too long": 1,
+        "with control text of this model": 1,
+        "without a solution": 1,
+    }
+    assert said["steps"] == 6
+    assert [r["step"] for r in ctx.rows()] == [1, 2, 3, 4, 5, 6]
+    assert ctx.rows()[-1]["loss"] == said["last_loss"]
+    assert said["tokens"] == 6 * len(tiny.tokenizer()("so 4<|end|>")["input_ids"])
+    assert (ctx.out / "adapter_model.safetensors").is_file()
+
+
+def test_no_row_left_says_why(folder, tmp_path):
+    with pytest.raises(RunError, match=r"no row to train on: 2 fate given_up, 1 without a solution\. Look at"):
+        train(
+            TrainParams(model="student"),
+            context(tmp_path, folder, [row(1, "given_up"), row(2, "given_up"), row(3, None, "")]),
+        )
+    (tmp_path / "2").mkdir()
+    beyond_the_models_context = [row(1, solution="x " * 600)]
+    with pytest.raises(RunError, match="no row is left to train on: 1 too long"):
+        train(TrainParams(model="student"), context(tmp_path / "2", folder, beyond_the_models_context))
+
+
+def test_unfinished_text_is_trained_only_on_demand_and_without_an_end(folder, tmp_path):
+    from ssd_pipeline.models import open_prompts
+
+    source = finished(tmp_path / "in", "in", [row(1), row(2, "too_long"), row(3, "given_up")])
+    params = TrainParams(model="student", fates=("accepted", "too_long"))
+    got = list(usable(source, params, open_prompts(model(folder)), Counter()))
+    assert [(e.text, e.finished) for e in got] == [("so 4", True), ("so 4", False)]
+    assert got[0].prompt == "<|user|>What is 1?<|assistant|>"
+
+
+@pytest.mark.parametrize(
+    ("weight", "taken"), [(1, [0, 1, 2, 3]), (2, [0, 0, 1, 1, 2, 2, 3, 3]), (0.5, [1, 3]), (0.25, [3])]
+)
+def test_a_weight_repeats_rows_or_takes_an_evenly_spread_part(folder, tmp_path, weight, taken):
+    from ssd_pipeline.models import open_prompts
+
+    source = replace(finished(tmp_path / "in", "in", [row(i) for i in range(4)]), weight=weight)
+    got = usable(source, TrainParams(model="student"), open_prompts(model(folder)), Counter())
+    assert [int(e.prompt.split()[2][0]) for e in got] == taken
+
+
+def test_settings_follow_the_parameters_and_the_seed_follows_seed_and_take(tmp_path):
+    ctx = Context(tmp_path / "stage")
+    made = settings(TrainParams(model="student", lora=Lora(rank=32)), ctx)
+    assert (made.rank, made.alpha, made.target_modules) == (32, 64, "all-linear")
+    again = [
+        settings(TrainParams(model="student"), replace_context(ctx, s, t)).seed for s, t in ((17, 0), (18, 0), (17, 1))
+    ]
+    assert len(set(again)) == 3
+    assert again[0] == made.seed
+    assert STAGE.gives == "adapter"
+
+
+def replace_context(ctx: Context, seed: int, take: int) -> Context:
+    ctx.seed, ctx.take = seed, take
+    return ctx
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
