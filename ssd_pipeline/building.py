@@ -168,6 +168,7 @@ class StageRun:
 
     def _stop(self, stop: asyncio.Event) -> None:
         if stop.is_set():
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))  # threads are not waited for
             raise KeyboardInterrupt
         stop.set()
         self.listen({"event": "progress", "stage": self.name, "done": 0, "total": None, "stopping": True})
@@ -278,6 +279,11 @@ class StageRun:
             "inputs": [
                 {**said, "address": self.plan.stages[name].address}
                 for said, name in zip(self.plan.resolver.inputs(self.definition), self.definition.inputs, strict=True)
+            ],
+            "uses": [
+                {"address": self.plan.stages[name].address, "content": self.inputs.artifact(name).record["content"]}
+                for name in self.plan.dependencies(self.name)
+                if name not in self.definition.inputs
             ],
             "content": content,
             "digest": content if by_files else rows["digest"],

@@ -13,27 +13,26 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from ssd_pipeline.errors import Interrupted, RunError, UserErrors, user_error
+from ssd_pipeline.errors import Interrupted, RunError, UserErrors
 from ssd_pipeline.planner import Choice, Plan
 from ssd_pipeline.planner import plan as make_plan
 from ssd_pipeline.runner import run as run_plan
 from ssd_pipeline.stages import KINDS
-from ssd_pipeline.store.local import Artifact, Store
 
 ABOUT = (
     "Distil reasoning into a small model with Gen-SSD (arXiv 2604.02819): the student judges the teacher's candidate "
     "continuations while the teacher writes. Try: ssd-run recipes/quickstart.yaml"
 )
 app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
-LINE_WIDTH = 120  # where nobody sees how wide the terminal is: a file, a pipe
 console = Console(stderr=True, highlight=False)
 if not console.is_terminal and "COLUMNS" not in os.environ:
-    console = Console(stderr=True, highlight=False, width=LINE_WIDTH)
+    console = Console(stderr=True, highlight=False, width=120)  # nobody sees how wide a file or a pipe is
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file, such as recipes/quickstart.yaml")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="override one key, typed as in the file")]
@@ -90,13 +89,53 @@ def schema_command() -> None:
 @app.command("ls")
 def ls_command() -> None:
     """List the artifacts in the store."""
-    ending(list_artifacts, as_json=False)
+    ending(lambda: looking().list_artifacts(), as_json=False)
 
 
 @app.command("show")
 def show_command(address: Address, rows: Annotated[int, typer.Option(help="how many first rows", min=0)] = 1) -> None:
     """Show an artifact: its record and first rows, as JSON."""
-    ending(lambda: show_artifact(address, rows), as_json=False)
+    ending(lambda: looking().show_artifact(address, rows), as_json=False)
+
+
+@app.command("why")
+def why_command(
+    recipe: Recipe, stage: Annotated[str, typer.Argument(metavar="STAGE", help="a stage of it")], sets: Sets = None
+) -> None:
+    """Say why a stage is a hit or not, and how it differs from the nearest artifact."""
+    ending(lambda: looking().tell_why(make_plan(recipe, KINDS, sets=sets or ()), stage), as_json=False)
+
+
+@app.command("verify")
+def verify_command(
+    addresses: Annotated[list[str] | None, typer.Argument(metavar="[ADDRESS]...", help="all, if none is named")] = None,
+) -> None:
+    """Compare every byte of artifacts with their records."""
+    ending(lambda: looking().verify_artifacts(addresses or []), as_json=False)
+
+
+@app.command("gc")
+def gc_command(
+    dry_run: DryRun = False,
+    replies: Annotated[bool, typer.Option("--replies", help="drop recorded model replies too")] = False,
+) -> None:
+    """Remove artifacts that no recipe's last run needs."""
+    ending(lambda: looking().collect(dry_run=dry_run, replies=replies), as_json=False)
+
+
+@app.command("rm")
+def rm_command(
+    address: Address, force: Annotated[bool, typer.Option("--force", help="even if others need it")] = False
+) -> None:
+    """Remove one artifact."""
+    ending(lambda: looking().remove_artifact(address, force=force), as_json=False)
+
+
+def looking() -> ModuleType:
+    """The bodies of the commands that look at the store, imported only for them."""
+    from ssd_pipeline import looking as bodies
+
+    return bodies
 
 
 def tell_plan(planned: Plan, *, as_json: bool) -> None:
@@ -178,54 +217,6 @@ def complain(text: str, *, as_json: bool, file: str | None = None, line: int | N
 def leave(status: int) -> NoReturn:
     """Exit; a second interrupt while leaving changes nothing."""
     raise typer.Exit(status)
-
-
-def list_artifacts() -> None:
-    """Every artifact of the store with rows, tokens, size and age."""
-    from rich.table import Table
-
-    from ssd_pipeline.display import amount, clean
-
-    store, table = Store.default(), Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("address", "recipe", "stage", "rows", "bought", "MB", "made"):
-        table.add_column(name, justify="right" if name in ("rows", "bought", "MB") else "left")
-    for address in store.addresses():
-        found = store.find(address)
-        if not isinstance(found, Artifact):
-            table.add_row(clean(address), "", "", "", "", "", clean(f"not usable: {found}"))
-            continue
-        record = found.record
-        size = sum(f["size"] for f in record["files"]) / 1e6
-        bought = amount(record.get("spend", {}).get("bought") or None)
-        made, origin = record["ended"], record["recipe"]
-        rows = amount(record["rows"])
-        table.add_row(address, clean(origin["name"]), clean(origin["stage"]), rows, bought, f"{size:.2f}", made)
-    Console(highlight=False).print(table)
-
-
-def show_artifact(address: str, rows: int) -> None:
-    """The record and the first rows of one artifact, as one JSON object."""
-    from itertools import islice
-
-    from ssd_pipeline.store.artifact import read_rows
-
-    store = Store.default()
-    found = store.find(whole_address(store, address))
-    if not isinstance(found, Artifact):
-        raise RunError(f"{address} cannot be used: {found}")
-    shown = {**found.record, "first_rows": list(islice(read_rows(found.directory), rows))}
-    print(json.dumps(shown, indent=1, ensure_ascii=False))
-
-
-def whole_address(store: Store, part: str) -> str:
-    """The one address that begins with `part`, or whose digits do. Raises UserErrors when it is none or several."""
-    found = [a for a in store.addresses() if a == part or a.startswith(part) or a.rpartition("-")[2].startswith(part)]
-    if part in found:
-        return part
-    if len(found) != 1:
-        several = f"{len(found)} artifacts begin so" if found and part else f"there is no artifact {part}"
-        raise user_error(f"{several}; `ssd ls` lists them", key="ADDRESS")
-    return found[0]
 
 
 def main() -> None:

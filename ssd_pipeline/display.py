@@ -202,8 +202,8 @@ class Display:
         compared = [e for e in self._finished if e["kind"] == "compare" and e["summary"].get("table")]
         if not compared:
             return None
-        names = ("comparison", "mode", "accuracy %", "minus baseline (95%)", "better", "worse", "problems")
-        table = _table(*names, right=("accuracy %", "better", "worse", "problems"))
+        heads = ("comparison", "mode", "accuracy %", "minus baseline (95%)", "better", "worse", "problems")
+        table = _table(*heads, right=("accuracy %", "better", "worse", "problems"))
         for event in compared:
             names = self._plan.document.stages[event["stage"]].inputs
             for line in event["summary"]["table"]:

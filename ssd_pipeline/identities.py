@@ -10,14 +10,15 @@ what does not exist yet.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ssd_pipeline.recipe import Document, ModelDef, StageDef
-from ssd_pipeline.stage import FileMark, HubMark, InputMark, ModelMark, PromptFormat, marked
-from ssd_pipeline.store.identity import digest_of, tree_digest
+from ssd_pipeline.stage import FileMark, HubMark, InputMark, ModelMark, Params, PromptFormat, Stage, marked
+from ssd_pipeline.store.identity import canonical, digest_of, tree_digest
 
 
 class Waiting(Exception):
@@ -125,21 +126,34 @@ def artifact_key(identity: dict[str, Any], inputs: Sequence[dict[str, Any]]) -> 
     return digest_of({"stage": identity, "inputs": list(inputs)})
 
 
-def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """What differs between two identities, a line each: `branches 4 -> 2`."""
+def differences(old: Any, new: Any, defaults: Any = None, path: str = "") -> list[str]:
+    """What differs between two identities, a line each: `branches 4 -> 2`.
+
+    `defaults`: what stands for a key that an identity leaves out, as `defaults_of` gives it.
+    """
+    defaults = defaults if isinstance(defaults, dict) else {}
     if isinstance(old, dict) and isinstance(new, dict):
         lines = []
         for key in sorted(old.keys() | new.keys()):
             inner = key if path in ("", "params") else f"{path}.{key}"
-            lines += differences(old.get(key), new.get(key), inner)
+            usual = defaults.get(key)
+            lines += differences(old.get(key, usual), new.get(key, usual), usual, inner)
         return lines
     if old == new:
         return []
     return [f"{path} {_short(old)} -> {_short(new)}"]
 
 
+def defaults_of(kind: Stage) -> dict[str, Any]:
+    """The defaults of a kind's parameters, in the shape of its identity."""
+    fields = {name: info for name, info in kind.params.model_fields.items() if not info.is_required()}
+    values = {name: info.get_default(call_default_factory=True) for name, info in fields.items()}
+    said = {n: v.model_dump(mode="json") if isinstance(v, Params) else v for n, v in values.items()}
+    return {"params": json.loads(canonical(said))}  # tuples as lists, as in a record
+
+
 def _short(value: Any) -> str:
-    text = "default" if value is None else str(value)
+    text = "none" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}..."
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from ssd_pipeline import recipe
 from ssd_pipeline.errors import HubError, user_error
-from ssd_pipeline.identities import Identities, Waiting, artifact_key, differences
+from ssd_pipeline.identities import Identities, Waiting, artifact_key, defaults_of, differences
 from ssd_pipeline.recipe import Document, StageDef
 from ssd_pipeline.stage import EffectStage, ModelMark, RowStage, Stage, WholeStage, marked
 from ssd_pipeline.store.identity import digest_of
@@ -286,7 +286,7 @@ class Resolver:
         last = self._last.get(name)
         if not last:
             return "not made yet"
-        changed = differences(last.get("identity"), identity)
+        changed = differences(last.get("identity"), identity, defaults_of(self.document.stages[name].kind))
         if last.get("inputs") != inputs:
             changed.append("input changed")
         return ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "") or "not here"
@@ -298,10 +298,12 @@ class Resolver:
         return sum(c for c in counts if c is not None) if counts and None not in counts else None
 
     def remember(self, name: str, planned: Planned) -> None:
-        """The last artifact of a stage of this recipe, so that the next plan can say what changed."""
+        """The last artifact of a stage of this recipe, so that the next plan can say what changed, and gc keeps it."""
         inputs = self.inputs(self.document.stages[name])
-        self._last[name] = {"address": planned.address, "identity": dict(planned.identity), "inputs": inputs}
-        self.store.remember(self.recipe, "stages", self._last)
+        last = {"address": planned.address, "identity": dict(planned.identity), "inputs": inputs}
+        if self._last.get(name) != last:
+            self._last[name] = last
+            self.store.remember(self.recipe, "stages", self._last)
 
 
 def recipe_id(document: Document) -> str:

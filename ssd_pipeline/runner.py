@@ -39,6 +39,7 @@ def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
         stage = plan.stages[name]
         if stage.status == "hit":
             plan.store.settle(fingerprint(stage), str(stage.key))
+            plan.resolver.remember(name, stage)
             listen(finished_event(plan, name, time.monotonic(), computed=0, paid=Spend()))
             continue
         from ssd_pipeline.building import StageRun  # only where something runs: a cached run stays light

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fakes.bench import Bench
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,3 +61,17 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Quickstart:
     made = Quickstart(tmp_path_factory.mktemp("quickstart"))
     assert made.first.returncode == 0, made.first.stderr
     return made
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """See fakes/bench.py."""
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A folder with two problems and the smallest recipe; `fakes.command.call` runs commands in it."""
+    (tmp_path / "problems.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?", "answer": "4"}\n')
+    (tmp_path / "recipe.yaml").write_text("stages:\n  problems: {uses: load_problems, file: problems.jsonl}\n")
+    return tmp_path

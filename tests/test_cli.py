@@ -7,31 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-SSD_RUN = Path(sys.executable).parent / "ssd-run"
-SSD = Path(sys.executable).parent / "ssd"
-SMALL = """\
-name: small
-stages:
-  problems: {uses: load_problems, file: problems.jsonl}
-  verified: {uses: verify_answers, input: solved}
-  solved: {uses: score_trajectories, input: problems, student: student}
-models:
-  student: {path: model}
-"""
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    (tmp_path / "problems.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?", "answer": "4"}\n')
-    (tmp_path / "recipe.yaml").write_text("stages:\n  problems: {uses: load_problems, file: problems.jsonl}\n")
-    return tmp_path
-
-
-def call(home: Path, *words: str, command: Path = SSD_RUN, **more: str) -> subprocess.CompletedProcess:
-    environ = {"PATH": os.environ["PATH"], "SSD_HOME": str(home / "store"), "HOME": str(home), "COLUMNS": "120", **more}
-    return subprocess.run([command, *words], cwd=home, env=environ, capture_output=True, text=True, timeout=60)
+from fakes.command import SSD, SSD_RUN, call
 
 
 def test_a_run_and_a_second_run(home: Path) -> None:

@@ -100,7 +100,7 @@ def test_fewer_branches_run_only_what_depends_on_them_and_the_plan_says_why(quic
     events = quickstart.events("ssd-run recipes/quickstart.yaml --set stages.trajectories.branches=2 --dry-run")
     assert {e["stage"] for e in events if e["status"] != "hit"} == DEPENDS_ON_BRANCHES
     why = {e["stage"]: e["why"] for e in events}
-    assert why["trajectories"] == "branches default -> 2"
+    assert why["trajectories"] == "branches 4 -> 2"
     assert why["adapter"] == "waits for verified"
 
 

@@ -1,41 +1,13 @@
 """The engine from the outside: what runs, what is reused, what is kept when it fails, and what the events say."""
 
 import json
-from pathlib import Path
 
 import pytest
-from fakes.kinds import RECIPE, Kinds
+from fakes.bench import Bench
 
-from ssd_pipeline import planner, runner
 from ssd_pipeline.errors import RunError, UserErrors
 from ssd_pipeline.store import artifact
 from ssd_pipeline.store.local import Store
-
-
-class Bench:
-    """One store, one recipe file, one set of counted kinds."""
-
-    def __init__(self, folder: Path) -> None:
-        self.store, self.kinds, self.path = Store(folder / "store"), Kinds(), folder / "recipe.yaml"
-        self.path.write_text(RECIPE)
-        self.events: list[dict] = []
-
-    def plan(self, *sets: str, **choice) -> planner.Plan:
-        chosen = planner.Choice(**choice)
-        return planner.plan(self.path, self.kinds.all(), sets=sets, choice=chosen, store=self.store)
-
-    def run(self, *sets: str, **choice) -> dict[str, dict]:
-        self.events = []
-        runner.run(self.plan(*sets, **choice), self.events.append)
-        return {e["stage"]: e for e in self.events if e["event"] == "stage_finished"}
-
-    def rows(self, address: str) -> list[dict]:
-        return list(artifact.read_rows(self.store.root / "artifacts" / address))
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
 
 
 def test_a_run_makes_every_stage_and_a_second_run_computes_nothing(bench: Bench) -> None:
@@ -92,7 +64,7 @@ def test_a_changed_parameter_runs_what_depends_on_it_and_the_plan_says_so(bench:
         "total": "waits",
         "told": "waits",
     }
-    assert plan.stages["twice"].why == "factor default -> 3"
+    assert plan.stages["twice"].why == "factor 2 -> 3"
     assert bench.run("stages.twice.factor=3")["total"]["summary"] == {"total": 135}
     assert bench.kinds.loaded == 1
 

@@ -14,12 +14,17 @@ from typing import Any
 
 from ssd_pipeline.errors import StoreError
 
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 
 def canonical(value: Any) -> bytes:
     """Canonical JSON of plain data. Raises TypeError for anything else, ValueError for NaN and infinities."""
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode(
-        "utf-8"
-    )
+    return _encode(_plain(value)).encode()
+
+
+def canonical_row(values: Any) -> bytes:
+    """The same for what came out of a table: its types are fixed by a schema, so that 1 and 1.0 cannot be confused."""
+    return _encode(values).encode()
 
 
 def _plain(value: Any) -> Any:

@@ -62,9 +62,9 @@ class Store:
         `key`: the whole artifact key, of which the address shows 16 digits; another key there is not a hit.
         """
         directory = self.root / "artifacts" / address
-        if not directory.exists() and not directory.is_symlink():
-            return None
         try:
+            if not directory.exists() and not directory.is_symlink():
+                return None
             record = artifact.read_record(directory)
             if record.get("address") != address or (key is not None and record.get("key") != key):
                 return "its record belongs to another address"
@@ -150,6 +150,10 @@ class Store:
     def replies(self) -> Replies:
         """What models have answered so far, of all runs."""
         return Replies(self.root / "replies")
+
+    def drop_replies(self) -> None:
+        """Forget what models have answered; the next run asks again what it needs."""
+        durable.remove(self.root / "replies")
 
     def drop_journal(self, fingerprint: str) -> None:
         """What the artifact holds now needs no journal."""

@@ -10,6 +10,7 @@ what is asked, nor whom.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS places (key TEXT PRIMARY KEY, file TEXT, start INTEGER, length INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS logs (file TEXT PRIMARY KEY, indexed INTEGER) WITHOUT ROWID;
 """
+LOOK_UP = "SELECT file, start, length FROM places WHERE key = ?"
 
 
 def reply_key(question: dict[str, Any]) -> str:
@@ -104,7 +106,7 @@ class Replies:
     def _look_up(self, key: str) -> Place | None:
         for _ in range(2):
             try:
-                found = self._index.execute("SELECT file, start, length FROM places WHERE key = ?", (key,)).fetchone()
+                found = self._index.execute(LOOK_UP, (key,)).fetchone()
                 return None if found is None else (str(found[0]), int(found[1]), int(found[2]))
             except sqlite3.Error:
                 self._index.close()
@@ -127,14 +129,18 @@ class Replies:
         """The index, told what is in the logs; one that is damaged is made anew."""
         path = self._directory / "index.sqlite"
         for place in (path, path, MEMORY):
-            index = sqlite3.connect(place, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            index = None
             try:
+                index = sqlite3.connect(place, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
                 index.execute("PRAGMA synchronous = NORMAL")
                 index.executescript(SCHEMA)
+                index.execute(LOOK_UP, ("",))
+                _whole(index)
                 self._catch_up(index)
                 return index
             except sqlite3.DatabaseError as cause:
-                index.close()
+                if index:
+                    index.close()
                 if not isinstance(cause, sqlite3.OperationalError):  # no database, or a damaged one
                     with suppress(StoreError):
                         durable.remove(path)
@@ -145,13 +151,11 @@ class Replies:
         known = dict(index.execute("SELECT file, indexed FROM logs"))
         for path in sorted(self._directory.glob("*.log")):
             begin = known.get(path.name, 0)
-            try:
+            with durable.refusals(f"read {path.name}"), suppress(FileNotFoundError):  # it may be dropped just now
                 size = path.stat().st_size
                 if size > begin:
                     places, end = _places(path, begin, size)
                     _insert(index, places, {path.name: end})
-            except FileNotFoundError:
-                continue  # dropped just now
 
 
 def _places(path: Path, begin: int, size: int) -> tuple[list[tuple[str, str, int, int]], int]:
@@ -164,6 +168,15 @@ def _places(path: Path, begin: int, size: int) -> tuple[list[tuple[str, str, int
         if key is not None:
             places.append((key, path.name, start, length))
     return places, end
+
+
+def _whole(index: sqlite3.Connection) -> None:
+    """A file that is cut inside its last page reads as zeros there, which looks like nothing known. Raises
+    sqlite3.DatabaseError."""
+    (pages,), (size,) = (index.execute(f"PRAGMA {what}").fetchone() for what in ("page_count", "page_size"))
+    (_, _, path) = index.execute("PRAGMA database_list").fetchone()
+    if path and os.path.exists(path) and os.path.getsize(path) < pages * size:
+        raise sqlite3.DatabaseError("the index is cut")
 
 
 def _insert(index: sqlite3.Connection, places: Iterable[tuple[str, str, int, int]], ends: dict[str, int]) -> None:

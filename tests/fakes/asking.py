@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,6 +168,8 @@ class Kinds:
     executed: Path
     version: int = 1
     waits_s: float = 0.0
+    adds_s: float = 0.0
+    thinks_s: float = 0.0
     opened: list[int] = field(default_factory=list)
 
     def all(self) -> dict[str, Any]:
@@ -209,6 +212,8 @@ class Kinds:
 
     async def ask(self, row: Any, params: AskParams, ctx: Any) -> Said:
         self.did(f"ask {row['number']}")
+        if self.thinks_s:
+            await asyncio.to_thread(time.sleep, self.thinks_s)
         text = f"{row['problem']}/{ctx.ordinal}{params.label}"
         if params.teacher:
             sampler = await ctx.sampler(params.teacher)
@@ -232,6 +237,7 @@ class Kinds:
 
     def add(self, params: Params, ctx: Any) -> dict[str, Any]:
         self.did("add")
+        time.sleep(self.adds_s)
         total = sum(row["spelled"] for source in ctx.inputs for row in source.rows(["spelled"]))
         ctx.write_rows(pa.schema([("total", pa.int64())]), [{"total": total}])
         return {"total": total}

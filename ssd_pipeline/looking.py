@@ -1,0 +1,127 @@
+"""What `ssd ls`, `show`, `why`, `verify`, `gc` and `rm` print: the store, looked at from outside a run.
+
+These are the bodies of commands that cli.py declares; like it, they print data to stdout and raise for everything that
+should end in a message. This file does not know argv or exit statuses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from itertools import islice
+
+from rich.console import Console
+from rich.table import Table
+
+from ssd_pipeline.display import amount, clean
+from ssd_pipeline.errors import RunError, user_error
+from ssd_pipeline.planner import Plan
+from ssd_pipeline.store.artifact import read_rows
+from ssd_pipeline.store.local import Artifact, Store
+from ssd_pipeline.upkeep import collectable, survey, tree_size, verify_all, why
+
+
+def list_artifacts() -> None:
+    """Every artifact of the store with rows, tokens, size and age; then what else takes room."""
+    store, table = Store.default(), Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("address", "recipe", "stage", "rows", "bought", "MB", "made"):
+        table.add_column(name, justify="right" if name in ("rows", "bought", "MB") else "left")
+    for held in survey(store):
+        size = f"{held.size / 1e6:.2f}"
+        if held.problem:
+            table.add_row(clean(held.address), "", "", "", "", size, clean(f"not usable: {held.problem}"))
+            continue
+        record = held.record
+        bought = amount(record.get("spend", {}).get("bought") or None)
+        origin = record["recipe"]
+        names = clean(origin["name"]), clean(origin["stage"])
+        table.add_row(held.address, *names, amount(record["rows"]), bought, size, record["ended"])
+    seen = sys.stdout.isatty() or "COLUMNS" in os.environ
+    wide = Console(highlight=False, width=None if seen else 120)
+    wide.print(table)
+    for folder, what in (("replies", "recorded replies"), ("journals", "rows of unfinished stages")):
+        wide.print(f"{tree_size(store.root / folder) / 1e6:.2f} MB of {what}")
+
+
+def tell_why(planned: Plan, name: str) -> None:
+    """The status of a stage and its differences from the nearest artifact."""
+    nearest, lines = why(planned, name)
+    stage = planned.stages[name]
+    print(f"{name}: {stage.status}, {stage.why}")
+    if stage.address:
+        print(f"address: {stage.address}")
+    if nearest:
+        print(f"nearest other artifact: {nearest}")
+        for line in lines:
+            print(f"  {line}")
+    elif stage.status == "waits":
+        print("what it will be is known when these are made")
+    else:
+        print("no other artifact of this kind is in the store")
+
+
+def verify_artifacts(addresses: list[str]) -> None:
+    """Compare every byte; one line an artifact. Raises RunError when one is not as it was made."""
+    store = Store.default()
+    wrong = count = 0
+    for address, problem in verify_all(store, [whole_address(store, a) for a in addresses]):
+        count += 1
+        wrong += problem is not None
+        print(f"{address}  {'whole' if problem is None else clean(problem)}")
+    if wrong:
+        raise RunError(f"{wrong} of {count} artifacts cannot be used; `ssd rm` removes one, the next run makes it anew")
+
+
+def collect(*, dry_run: bool, replies: bool) -> None:
+    """Remove what nothing needs, and say what it was."""
+    store = Store.default()
+    gone = collectable(store)
+    kept = [h for h in survey(store) if h.needed_by] if dry_run else []
+    freed = sum(h.size for h in gone)
+    for held in gone:
+        print(f"{'would remove' if dry_run else 'removed'} {held.address}  {held.size / 1e6:.2f} MB")
+        if not dry_run:
+            store.remove(held.address)
+    for held in kept:
+        print(f"keeps {held.address}  needed by {clean(held.needed_by[0])}")
+    if replies:
+        size = tree_size(store.root / "replies")
+        freed += size
+        print(f"{'would remove' if dry_run else 'removed'} replies  {size / 1e6:.2f} MB")
+        if not dry_run:
+            store.drop_replies()
+    print(f"{freed / 1e6:.2f} MB {'can go' if dry_run else 'freed'}")
+
+
+def remove_artifact(address: str, *, force: bool) -> None:
+    """Remove one artifact. Raises RunError when others need it, without `force`."""
+    store = Store.default()
+    whole = whole_address(store, address)
+    (held,) = [h for h in survey(store) if h.address == whole]
+    if held.needed_by and not force:
+        users = ", ".join(held.needed_by[:3])
+        raise RunError(f"{whole} is needed by {users}; with --force it goes and would have to be made again")
+    store.remove(whole)
+    print(f"removed {whole}  {held.size / 1e6:.2f} MB")
+
+
+def show_artifact(address: str, rows: int) -> None:
+    """The record and the first rows of one artifact, as one JSON object."""
+    store = Store.default()
+    found = store.find(whole_address(store, address))
+    if not isinstance(found, Artifact):
+        raise RunError(f"{address} cannot be used: {found}")
+    shown = {**found.record, "first_rows": list(islice(read_rows(found.directory), rows))}
+    print(json.dumps(shown, indent=1, ensure_ascii=False))
+
+
+def whole_address(store: Store, part: str) -> str:
+    """The one address that begins with `part`, or whose digits do. Raises UserErrors when it is none or several."""
+    found = [a for a in store.addresses() if a == part or a.startswith(part) or a.rpartition("-")[2].startswith(part)]
+    if part in found:
+        return part
+    if len(found) != 1:
+        several = f"{len(found)} artifacts begin so" if found and part else f"there is no artifact {part}"
+        raise user_error(f"{several}; `ssd ls` lists them", key="ADDRESS")
+    return found[0]

@@ -1,0 +1,92 @@
+"""Golden fingerprints: what a stage is called must not change by accident.
+
+A value below changes when a default, a name or the canonical form changed. If that was meant, bump the kind's `version`
+(its artifacts are then made anew) and put the new value here; if not, you have just saved every user's cache.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from ssd_pipeline import recipe
+from ssd_pipeline.identities import Identities, differences
+from ssd_pipeline.stages import KINDS
+from ssd_pipeline.store.identity import digest_of
+
+RECIPE = """\
+seed: 3
+prompt: "Solve: {problem}"
+models:
+  teacher: {repo: someone/teacher, revision: v1, think: ["<think>", "</think>"]}
+  student: {repo: someone/student, revision: v2, dtype: bfloat16}
+  learned: {base: student, adapter: {stage: train_sft}}
+stages:
+  load_problems: {uses: load_problems, dataset: someone/data, revision: v3, limit: 10}
+  sample_branches: {uses: sample_branches, input: load_problems, teacher: teacher, student: student,
+                    accept: {quantile: 0.5, of: {stage: score_trajectories}}}
+  scored_before: {uses: sample_branches, input: load_problems, teacher: teacher, branches: 1}
+  score_trajectories: {uses: score_trajectories, input: scored_before, student: student}
+  verify_answers: {uses: verify_answers, input: sample_branches}
+  train_sft: {uses: train_sft, input: verify_answers, model: student}
+  evaluate: {uses: evaluate, input: load_problems, model: learned}
+  again: {uses: evaluate, input: load_problems, model: student}
+  compare: {uses: compare, input: [evaluate, again], baseline: again}
+  push_dataset: {uses: push_dataset, input: verify_answers, repo: someone/out, version: v1}
+"""
+GOLDEN = {
+    "load_problems": "01c6d7d72f740013",
+    "sample_branches": "ff3ba89bf44aa5c7",
+    "score_trajectories": "8038aad9f15c7288",
+    "verify_answers": "7d33adb2e54037fb",
+    "train_sft": "7c1e62ab25130caa",
+    "evaluate": "76d8942e6d2a2a6d",
+    "compare": "f68420958174649f",
+    "push_dataset": "fcf5caebeaeadc0f",
+}
+
+
+@pytest.fixture
+def identities(tmp_path: Path) -> Identities:
+    (tmp_path / "r.yaml").write_text(RECIPE)
+    document = recipe.load(tmp_path / "r.yaml", KINDS)
+    return Identities(
+        document, lambda stage: digest_of(f"content of {stage}"), lambda *revision: digest_of(revision)[:40]
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fingerprints_are_what_they_were(identities: Identities, kind: str) -> None:
+    assert digest_of(identities.stage(identities.document.stages[kind]))[:16] == GOLDEN[kind]
+
+
+def test_an_identity_says_only_what_differs_from_the_defaults(identities: Identities) -> None:
+    said = identities.stage(identities.document.stages["verify_answers"])
+    assert said == {"kind": "verify_answers", "version": 1, "params": {}}
+
+
+def test_the_student_that_judges_is_part_of_the_data(identities: Identities) -> None:
+    said = identities.stage(identities.document.stages["sample_branches"])["params"]
+    assert said["student"]["repo"] == "someone/student"
+    assert said["student"]["dtype"] == "bfloat16"
+    assert len(said["student"]["revision"]) == 40
+    assert said["accept"]["of"] == {"content": digest_of("content of score_trajectories")}
+
+
+def test_an_adapter_is_part_of_the_model(identities: Identities) -> None:
+    said = identities.stage(identities.document.stages["evaluate"])["params"]["model"]
+    assert said["adapters"] == [{"content": digest_of("content of train_sft")}]
+
+
+def test_a_baseline_is_named_by_its_place(identities: Identities) -> None:
+    assert identities.stage(identities.document.stages["compare"])["params"]["baseline"] == 1
+
+
+def test_the_seed_belongs_to_kinds_that_draw(identities: Identities) -> None:
+    drawn = {k for k in KINDS if "seed" in identities.stage(identities.document.stages[k])}
+    assert drawn == {"sample_branches", "train_sft", "evaluate"}
+
+
+def test_differences_are_told_by_key() -> None:
+    old = {"kind": "k", "params": {"branches": 4, "select": {"scope": "chunk"}}, "seed": 1}
+    new = {"kind": "k", "params": {"branches": 8, "select": {"scope": "trajectory"}}, "seed": 1, "take": 1}
+    assert differences(old, new) == ["branches 4 -> 8", "select.scope chunk -> trajectory", "take none -> 1"]

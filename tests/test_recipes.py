@@ -1,0 +1,126 @@
+"""Every recipe that ships is read, checked and planned as far as no model or network is needed."""
+
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from ssd_pipeline import planner, recipe
+from ssd_pipeline.criteria import CRITERIA
+from ssd_pipeline.identities import Identities
+from ssd_pipeline.schema import recipe_schema
+from ssd_pipeline.stage import EffectStage, marked
+from ssd_pipeline.stages import KINDS
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted(p for p in ROOT.glob("recipes/**/*.yaml"))
+BASELINES = [p for p in RECIPES if p.parent.name == "baselines"]
+ENVIRON = {"TEACHER_URL": "http://127.0.0.1:9"}
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT / "recipes").as_posix()
+
+
+def read(name: str) -> recipe.Document:
+    return recipe.load(ROOT / "recipes" / name, KINDS, environ=ENVIRON)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_every_recipe_of_the_tree_loads_and_has_an_order(path: Path) -> None:
+    document = recipe.load(path, KINDS, environ=ENVIRON)
+    assert set(planner.ordered(document)) == set(document.stages)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_every_recipe_is_valid_by_the_schema_for_editors(path: Path) -> None:
+    jsonschema.validate(yaml.safe_load(path.read_text()), recipe_schema(KINDS))
+
+
+@pytest.mark.parametrize("path", BASELINES, ids=named)
+def test_a_baseline_is_the_quickstart_but_for_a_few_lines(path: Path) -> None:
+    said = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert "extends: ../quickstart.yaml" in said
+    assert len(said) <= 7
+    ours, base = recipe.load(path, KINDS), read("quickstart.yaml")
+    same = [n for n in base.stages if n in ours.stages and ours.stages[n] == base.stages[n]]
+    assert len(same) >= len(base.stages) - 2, "it shares the quickstart's stages, and so its cache"
+
+
+def test_the_controls_of_the_method_are_all_there() -> None:
+    sampled = {p.stem: recipe.load(p, KINDS).stages["trajectories"].params for p in BASELINES}
+    assert {p.select.criterion for p in sampled.values()} >= {"perplexity", "random", "highest", "longest"}
+    assert (sampled["best_of_n"].branches, sampled["best_of_n"].chunk.stop) == (6, ())
+    assert sampled["best_of_n"].chunk.max_tokens == sampled["best_of_n"].max_tokens
+    assert (sampled["standard_kd"].branches, sampled["standard_kd"].student) == (1, None)
+    assert not CRITERIA["longest"].scores
+
+
+def test_math_qwen_is_complete() -> None:
+    document = read("math_qwen.yaml")
+    kinds = {d.kind.kind for d in document.stages.values()}
+    assert kinds == {
+        *("load_problems", "sample_branches", "score_trajectories", "verify_answers"),
+        *("train_sft", "evaluate", "compare", "push_dataset"),
+    }
+    stages = document.stages
+    assert stages["trajectories"].params.accept.of.stage == "pilot"
+    assert stages["adapter"].params.model == stages["trajectories"].params.student == "warm"
+    assert document.models["warm"].adapter.stage == "cold_start"
+    assert stages["problems"].params.holdout.part != stages["cold_problems"].params.holdout.part
+    assert stages["test_problems"].params.dataset != stages["problems"].params.dataset
+    assert stages["published"].params.private
+    assert not any(m.trust_remote_code for m in document.models.values())
+    assert [n for n, d in stages.items() if isinstance(d.kind, EffectStage)] == ["published"]
+    text = (ROOT / "recipes" / "math_qwen.yaml").read_text()
+    assert "What it costs" in text
+    assert "2502.12143" in text
+    assert "..." not in text
+
+
+def test_what_math_qwen_names_is_resolved_once_each() -> None:
+    """With commits given, every identity that needs no artifact can be computed, and each revision is asked once."""
+    document = read("math_qwen.yaml")
+    asked: list[tuple[str, str, str]] = []
+
+    def commit(repo_type: str, repo: str, revision: str) -> str:
+        asked.append((repo_type, repo, revision))
+        return "c" * 40
+
+    identities = Identities(document, lambda stage: "0" * 64, commit)
+    for definition in document.stages.values():
+        identities.stage(definition)
+    assert set(asked) == {
+        ("model", "Qwen/QwQ-32B", "main"),
+        ("model", "Qwen/Qwen2.5-1.5B-Instruct", "main"),
+        ("dataset", "DigitalLearningGmbH/MATH-lighteval", "main"),
+        ("dataset", "HuggingFaceH4/MATH-500", "main"),
+    }
+
+
+def test_no_shipped_recipe_trains_on_what_it_tests_on() -> None:
+    for path in RECIPES:
+        document = recipe.load(path, KINDS, environ=ENVIRON)
+
+        def sources(name: str, document: recipe.Document = document) -> set[str]:
+            definition = document.stages[name]
+            if definition.inputs:
+                return {s for above in definition.inputs for s in sources(above)}
+            params = definition.params
+            return {f"{params.dataset or Path(params.file or '').name} {params.split}"}
+
+        for definition in document.stages.values():
+            tested = [n for n in definition.inputs if definition.kind.kind == "evaluate"]
+            for test in tested:
+                for name, other in document.stages.items():
+                    if other.kind.kind == "train_sft":
+                        assert not sources(test) & sources(name), path
+
+
+def test_trained_models_are_named_by_marks_alone() -> None:
+    """No kind hides a model, file or stage in a plain text: what `marked` finds is all there is."""
+    document = read("math_qwen.yaml")
+    for name in document.models:
+        users = [s for s, d in document.stages.items() if any(v == name for _, _, v in marked(d.params))]
+        assert users or any(m.base == name for m in document.models.values()), name
