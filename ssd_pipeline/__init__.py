@@ -4,6 +4,7 @@
 
     planned = ssd_pipeline.plan("recipes/quickstart.yaml")
     stages = ssd_pipeline.run(planned)
+    rows = ssd_pipeline.load("owner/repo", "verified", version="v1")
 
 Nothing else is public. Importing this imports nothing heavy.
 """
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from ssd_pipeline.planner import Plan, Planned
 
-__all__ = ["plan", "run"]
+__all__ = ["load", "plan", "run"]
 
 
 def plan(
@@ -49,3 +52,14 @@ def run(plan: Plan, listen: Callable[[dict[str, Any]], None] | None = None) -> d
     from ssd_pipeline import runner
 
     return runner.run(plan, listen or (lambda event: None))
+
+
+def load(repo: str, output: str | None = None, *, version: str | None = None) -> Dataset:
+    """One output of a published version (a tag or a commit) as a `datasets.Dataset`, every byte verified.
+
+    Raises UserErrors naming the versions or outputs that there are, HubError when the Hub refuses.
+    """
+    from ssd_pipeline import published
+
+    dataset: Dataset = published.load(repo, output, version=version)
+    return dataset

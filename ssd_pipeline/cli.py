@@ -131,6 +131,15 @@ def rm_command(
     ending(lambda: looking().remove_artifact(address, force=force), as_json=False)
 
 
+@app.command("pull")
+def pull_command(
+    repo: Annotated[str, typer.Argument(metavar="OWNER/REPO[@VERSION]", help="a published data set")],
+    output: Annotated[str | None, typer.Argument(metavar="[OUTPUT]", help="such as verified or branches")] = None,
+) -> None:
+    """Fetch one output of a published version, verify every byte, and print where its parquet files are."""
+    ending(lambda: looking().pull_output(repo, output), as_json=False)
+
+
 def looking() -> ModuleType:
     """The bodies of the commands that look at the store, imported only for them."""
     from ssd_pipeline import looking as bodies

@@ -1,4 +1,4 @@
-"""What `ssd ls`, `show`, `why`, `verify`, `gc` and `rm` print: the store, looked at from outside a run.
+"""What `ssd ls`, `show`, `why`, `verify`, `gc`, `rm` and `pull` print: the store, looked at from outside a run.
 
 These are the bodies of commands that cli.py declares; like it, they print data to stdout and raise for everything that
 should end in a message. This file does not know argv or exit statuses.
@@ -17,6 +17,7 @@ from rich.table import Table
 from ssd_pipeline.display import amount, clean
 from ssd_pipeline.errors import RunError, user_error
 from ssd_pipeline.planner import Plan
+from ssd_pipeline.published import pull
 from ssd_pipeline.store.artifact import read_rows
 from ssd_pipeline.store.local import Artifact, Store
 from ssd_pipeline.upkeep import collectable, survey, tree_size, verify_all, why
@@ -125,3 +126,13 @@ def whole_address(store: Store, part: str) -> str:
         several = f"{len(found)} artifacts begin so" if found and part else f"there is no artifact {part}"
         raise user_error(f"{several}; `ssd ls` lists them", key="ADDRESS")
     return found[0]
+
+
+def pull_output(repo: str, output: str | None) -> None:
+    """One output of a published version: what it is, and the paths of its files."""
+    name, _, version = repo.partition("@")
+    pulled = pull(name, output, version or None)
+    where = f"{pulled.repo}@{pulled.version} ({pulled.commit[:8]})"
+    print(f"{pulled.output} of {where}: {pulled.rows} rows, every byte verified")
+    for path in pulled.files:
+        print(path)

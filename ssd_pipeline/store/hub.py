@@ -123,16 +123,21 @@ def _pieces(path: Path) -> Iterator[bytes]:
             yield piece
 
 
-def version_commit(repo: str, repo_type: RepoType, version: str) -> str | None:
-    """The commit of a version (tag); None when the repo or the version does not exist or cannot be seen."""
+def versions(repo: str, repo_type: RepoType) -> dict[str, str]:
+    """Every version (tag) of a repo and its commit; {} when the repo does not exist or cannot be seen."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     with asking(f"list the versions of {repo}", repo):
         try:
             refs = api().list_repo_refs(repo, repo_type=repo_type)
         except RepositoryNotFoundError:
-            return None
-    return next((tag.target_commit for tag in refs.tags if tag.name == version), None)
+            return {}
+    return {tag.name: tag.target_commit for tag in refs.tags}
+
+
+def version_commit(repo: str, repo_type: RepoType, version: str) -> str | None:
+    """The commit of a version; None when there is none."""
+    return versions(repo, repo_type).get(version)
 
 
 def exactly(paths: Sequence[str]) -> list[str]:

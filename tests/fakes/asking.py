@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections import defaultdict
@@ -23,8 +24,22 @@ from typing import Any
 
 import pyarrow as pa
 
+from ssd_pipeline.prompts import ModelPrompts
 from ssd_pipeline.records import Fate, Spend, arrow_schema, column
-from ssd_pipeline.stage import Branch, Chunk, ModelName, Params, RowStage, Sample, Sampling, Served, WholeStage
+from ssd_pipeline.stage import (
+    Branch,
+    Chunk,
+    Model,
+    ModelName,
+    Params,
+    RowStage,
+    Sample,
+    Sampling,
+    Score,
+    Scored,
+    Served,
+    WholeStage,
+)
 
 
 def answer(question: str) -> str:
@@ -100,13 +115,32 @@ class AskingSampler:
 
     async def sample(self, ask_for: Sample) -> list[Branch]:
         answers = await ask(self.port, self.room, [f"{ask_for.prompt}{ask_for.prefix}#{seed}" for seed in ask_for.seeds])
-        return [Branch(f" {text}", len(text) // 2, "stop") for text in answers]
+        return [Branch(f" {text}", 6, "eos" if text[0] in "0123" else "length") for text in answers]
 
     async def served(self) -> Served:
         return Served("toy/teacher", None, "unverifiable")
 
     async def close(self) -> None:
         pass
+
+
+class HashScorer:
+    """A `Scorer` whose tokens are words and whose log-probabilities are hashes of all the text so far."""
+
+    async def score(self, ask_for: Score) -> list[Scored]:
+        before = ask_for.prompt + ask_for.prefix
+        return [Scored((-int(answer(before + branch)[:6], 16) / 2**24 - 0.5,)) for branch in ask_for.branches]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        ends = [found.start() for found in re.finditer(r"(?<!^) |$", text)]
+        return list(zip([0, *ends], ends, strict=False))
+
+    async def close(self) -> None:
+        pass
+
+
+def prompts(model: Model) -> ModelPrompts:
+    return ModelPrompts(model.format, lambda messages: f"{model.name}[{messages[-1]['content']}]>")
 
 
 @dataclass(frozen=True)
@@ -157,6 +191,7 @@ class AskParams(Params):
 
 class SpellParams(Params):
     factor: int = 1
+    text: str = "said"
 
 
 @dataclass
@@ -189,7 +224,7 @@ class Kinds:
             "spell",
             1,
             SpellParams,
-            reads=lambda p: ("number", "said"),
+            reads=lambda p: ("number", p.text),
             adds=Spelled,
             run=self.spell,
             failed=lambda reason: Spelled(None, None, []),
@@ -232,8 +267,9 @@ class Kinds:
 
     async def spell(self, row: Any, params: SpellParams, ctx: Any) -> Spelled:
         self.did(f"spell {row['number']}")
-        letters = [Letter(i, letter) for i, letter in enumerate(row["said"][-3:])]
-        return Spelled(row["number"], sum(map(ord, row["said"])) * params.factor, letters)
+        text = row[params.text]
+        letters = [Letter(i, letter) for i, letter in enumerate(text[-3:])]
+        return Spelled(row["number"], sum(map(ord, text)) * params.factor, letters)
 
     def add(self, params: Params, ctx: Any) -> dict[str, Any]:
         self.did("add")
