@@ -15,7 +15,7 @@ from pydantic import Field
 
 from ssd_pipeline.errors import RunError
 from ssd_pipeline.records import Row
-from ssd_pipeline.stage import Params, StageRef
+from ssd_pipeline.stage import Params, StageRef, column_of
 
 
 class Accept(Params):
@@ -26,7 +26,7 @@ class Accept(Params):
         None, gt=0, description="times the mean perplexity of this trajectory's chunks accepted so far"
     )
     quantile: float | None = Field(None, ge=0, le=1, description="this quantile of the chunk perplexities of `of`")
-    of: StageRef | None = Field(None, description="a stage with the column chunk_perplexities")
+    of: StageRef | None = column_of("chunk_perplexities")
     min_chunks: int = Field(0, ge=0, description="the rule is silent before so many accepted chunks")
     patience: int = Field(
         1, ge=1, description="so many unacceptable decisions in a row end it; those before are appended"

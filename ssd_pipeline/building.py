@@ -195,6 +195,7 @@ class StageRun:
         measured -= {c.name for c in declared if not c.measured}
         schema = widened(input_schema(inputs), arrow_schema(kind.adds))
         fates: Counter[str] = Counter()
+        errors: Counter[str] = Counter()
         spend = Spend()
         with self._staging() as staging:
             writer = RowWriter(staging / "data", schema, kind.adds, frozenset(measured))
@@ -202,6 +203,8 @@ class StageRun:
                 writer.append(row, added)
                 if "fate" in added:
                     fates[added["fate"]] += 1
+                if added.get("error") and added["error"] != row.get("error"):
+                    errors[added["error"][:200]] += 1
                 if added.get("spend"):
                     spend += Spend(**added["spend"])
             tables = writer.close()
@@ -209,6 +212,7 @@ class StageRun:
             rows = artifact.read_rows(staging)
             told = {
                 "fates": dict(fates),
+                "errors": dict(errors.most_common(3)),
                 "spend": asdict(spend),
                 "paid": paid_of(tally.paid),
                 "computed": tally.computed,

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from ssd_pipeline.document import Document, ModelDef, StageDef
 from ssd_pipeline.positions import Key, Node, Report, nearest, shown
 from ssd_pipeline.records import columns
-from ssd_pipeline.stage import EffectStage, InputMark, ModelMark, RowStage, WholeStage, marked
+from ssd_pipeline.stage import EffectStage, InputMark, ModelMark, Params, RowStage, WholeStage, marked
 
 NAME = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
 _RESERVED = re.compile(r"(?i)con|prn|aux|nul|com[0-9]|lpt[0-9]")
@@ -43,6 +43,7 @@ def check(document: Document, broken: Mapping[str, StageDef], report: Report) ->
     for model in document.models.values():
         _adapter(model, document, stages, say)
         _runs(model, document, say)
+        _folders(model, say)
     for name, runtime in document.runtime.models.items():
         if name not in models:
             say(("runtime", "models", name), f"is not a model. {nearest(name, models, 'Models', listed=True)}")
@@ -88,6 +89,9 @@ def _names(section: str, document: Document, report: Report) -> None:
 # ------------------------------------------------------------------------------------------------- models
 
 
+PLAIN = {str: "text", int: "whole numbers", float: "numbers", bool: "true and false"}
+
+
 def _adapter(model: ModelDef, document: Document, stages: Collection[str], say: Say) -> None:
     if model.adapter is None or model.adapter.stage is None:
         return
@@ -98,6 +102,22 @@ def _adapter(model: ModelDef, document: Document, stages: Collection[str], say: 
     elif name in document.stages and document.stages[name].kind.gives != "adapter":
         kind = document.stages[name].kind
         say(key, f"an adapter is wanted, but `{name}` ({kind.kind}) gives {kind.gives}")
+    elif name in document.stages:
+        params = document.stages[name].params
+        trained = [v for _, mark, v in marked(params) if isinstance(mark, ModelMark) and mark.trains]
+        if trained and model.base not in trained:
+            told = f"the adapter of `{name}` was trained on `{trained[0]}`, not on `{model.base}`"
+            say(("models", model.name, "base"), f"{told}; write base: {trained[0]}")
+
+
+def _folders(model: ModelDef, say: Say) -> None:
+    """A local model or adapter is the folder of one."""
+    if model.path is not None and not (model.path / "config.json").is_file():
+        say(("models", model.name, "path"), "is not the folder of a model: it has no config.json")
+    adapter = model.adapter.path if model.adapter else None
+    if adapter is not None and not (adapter / "adapter_model.safetensors").is_file():
+        key: Key = ("models", model.name, "adapter", "path")
+        say(key, "is not the folder of an adapter: it has no adapter_model.safetensors")
 
 
 def _runs(model: ModelDef, document: Document, say: Say) -> None:
@@ -272,13 +292,30 @@ def _columns(stage: StageDef, given: Mapping[str, Mapping[str, Any]], say: Say) 
                 _values(key, values, have[column], say)
             else:
                 say(key, f"`{name}` gives no such column. {nearest(column, have, 'It has', listed=True)}")
+    for path, mark, value in marked(stage.params):
+        wanted = wanted_column(stage.params, path) if mark is None else None
+        if wanted and value.stage in given and wanted not in given[value.stage]:
+            others = ", ".join(sorted(given[value.stage]))
+            say(("stages", stage.name, *path, "stage"), f"`{value.stage}` gives no `{wanted}`; it has {others}")
     if stage.where and not stage.inputs:
         say(("stages", stage.name, "where"), "there is no input whose rows could be chosen from")
+
+
+def wanted_column(params: Params, path: tuple[str, ...]) -> str | None:
+    """The column that the stage named at `path` must give, if the parameter says so."""
+    for name in path[:-1]:
+        params = getattr(params, name)
+    extra = type(params).model_fields[path[-1]].json_schema_extra
+    return str(extra["column"]) if isinstance(extra, dict) and "column" in extra else None
 
 
 def _values(key: Key, values: tuple[Any, ...], hint: Any, say: Say) -> None:
     union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     for one in typing.get_args(hint) if union else (hint,):
+        if one in (str, int, float, bool):
+            for i, value in enumerate(values):
+                if value is not None and type(value) is not one and not (one is float and type(value) is int):
+                    say((*key, i), f"`{shown(str(value))}` does not occur here: the column holds {PLAIN[one]}")
         if isinstance(one, type) and issubclass(one, StrEnum):
             for i, value in enumerate(values):
                 if value is not None and value not in list(one):

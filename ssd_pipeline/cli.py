@@ -83,7 +83,7 @@ def schema_command() -> None:
     """Print the JSON Schema of recipes, for editors."""
     from ssd_pipeline.schema import recipe_schema
 
-    print(json.dumps(recipe_schema(KINDS), indent=1))
+    ending(lambda: print(json.dumps(recipe_schema(KINDS), indent=1), flush=True), as_json=False)
 
 
 @app.command("ls")
@@ -206,6 +206,9 @@ def ending(work: Callable[[], None], *, as_json: bool) -> None:
         leave(2)
     except RunError as error:
         complain(f"failed: {error}", as_json=as_json)
+        leave(1)
+    except OSError as error:
+        complain(f"failed: cannot print: {error.strerror}", as_json=False)
         leave(1)
     except (Interrupted, KeyboardInterrupt) as error:
         text = str(error) or "stopped: what is finished is kept, the same command goes on"

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ssd_pipeline.planner import Plan, Planned
+from ssd_pipeline.runner import needed
 
 LINE_SECONDS = 10.0
 WIDE = 118  # columns from which on whole addresses fit beside everything else
@@ -55,6 +56,7 @@ class Display:
 
     def __init__(self, console: Console, plan: Plan) -> None:
         self._console, self._plan = console, plan
+        self._needed = needed(plan)
         self._finished: list[Mapping[str, Any]] = []
         self._began = self._said = 0.0
         self._bar: Any = None
@@ -71,8 +73,8 @@ class Display:
     def _plan_row(self, name: str, stage: Planned) -> tuple[str, ...]:
         says = {"hit": "cached", "remote": "on the Hub", "miss": "runs", "waits": "runs", "effect": "runs"}
         status, style = says[stage.status], STYLES[stage.status]
-        if name not in self._plan.selected and stage.status != "hit":
-            status, style = "if needed", "dim"
+        if name not in self._needed and stage.status != "hit":
+            status, style = "not chosen", "dim"
         why = (stage.address or "") if stage.status == "hit" else stage.why
         tokens = f"<= {amount(stage.most_tokens)}" if stage.most_tokens else ""
         return clean(name), stage.kind, f"[{style}]{status}[/]", amount(stage.rows), tokens, clean(why)
@@ -113,7 +115,8 @@ class Display:
             self._say(f"{clean(event['stage'])}: another run is making this stage; waiting for it")
             return
         if event.get("stopping"):
-            self._say(f"{clean(event['stage'])}: stopping; rows in flight may finish, Ctrl-C again leaves at once")
+            what = "rows in flight get 20 s, then only their replies are kept; Ctrl-C again leaves at once"
+            self._say(f"{clean(event['stage'])}: stopping; {what}")
             return
         says = self._progress_text(event)
         if self._bar is not None:
@@ -160,19 +163,23 @@ class Display:
         table = _table(*names, right=right)
         for event in self._finished:
             spend = event["spend"]
-            tokens = [amount(spend.get(k)) if spend.get("bought") else "" for k in ("bought", "kept", "pruned")]
+            taught = event["kind"] == "sample_branches"
+            tokens = [amount(spend.get(k)) if taught else "" for k in ("bought", "kept", "pruned")]
             when = f"{event['seconds']:.1f} s" if event["computed"] else "cached"
             rows, address = amount(event["rows"]), self._address(event["address"])
             table.add_row(clean(event["stage"]), rows, _outcome(event), *tokens, when, address)
         self._console.print()
         self._console.print(table)
+        for event in self._finished:
+            for reason, count in event["errors"].items():
+                self._console.print(f"{clean(event['stage'])}: {count} rows with an error: {clean(reason)}")
         for shown in (self._accuracies(), self._differences()):
             if shown is not None:
                 self._console.print()
                 self._console.print(shown)
         done = sum(1 for e in self._finished if e["computed"])
         paid = sum(e["paid"]["bought"] for e in self._finished if e["kind"] == "sample_branches")
-        bought = f", {amount(paid)} teacher tokens bought" if paid else ""
+        bought = f", {amount(paid)} teacher tokens paid for" if paid else ""
         self._console.print(
             f"\n{len(self._finished) - done} of {len(self._finished)} stages cached{bought}, {seconds:.1f} s"
         )

@@ -80,6 +80,8 @@ class ModelKeys(Params):
     def mistakes(self) -> Iterator[tuple[Key, str]]:
         yield from _one_of(self, "repo", "path", "base")
         yield from _asks(self.prompt)
+        if self.reasoning == "unwrap" and self.think is None and self.base is None:
+            yield ("reasoning",), "unwrap needs the tags: add think: [<open>, <close>]"
         if self.think and (not all(self.think) or self.think[0] == self.think[1]):
             yield ("think",), "two different tags are wanted"
 

@@ -31,6 +31,7 @@ def finished_event(plan: Plan, name: str, began: float, *, computed: int, paid: 
         "computed": computed,
         "reused": max(0, (rows or 0) - computed),
         "fates": record.get("fates", {}),
+        "errors": record.get("errors", {}),
         "spend": record.get("spend", asdict(Spend())),
         "paid": paid_of(paid),
         "summary": record.get("summary", {}),

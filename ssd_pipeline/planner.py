@@ -91,6 +91,8 @@ def plan(
         for name in names:
             _known(document, option, name)
     order = ordered(document)
+    for name in set(choice.force) - select(document, order, choice):
+        raise user_error(f"{name} is not among the stages that are chosen", key="--force")
     resolver = Resolver(document, store, frozenset(choice.force), refresh=choice.refresh)
     return Plan(document, store, choice, resolver, order, select(document, order, choice), resolver.resolve_all(order))
 
@@ -265,8 +267,21 @@ class Resolver:
         while isinstance(look(take + 1), Artifact):
             take += 1
         if name in self._force:
-            take = self._takes[name] = take + 1 if isinstance(look(take), Artifact) else take
+            owed = self.store.remembered(self.recipe, "forced").get(name)
+            new = take + 1 if isinstance(look(take), Artifact) else take
+            take = self._takes[name] = int(owed) if owed in (take, new) else new
         return take, look(take)
+
+    def owe(self) -> None:
+        """Remember which takes were forced, until the run that wants them has ended: the same command goes on."""
+        if self._takes:
+            self.store.remember(self.recipe, "forced", {**self.store.remembered(self.recipe, "forced"), **self._takes})
+
+    def settle(self) -> None:
+        """The forced takes are made; forcing again takes the next."""
+        if self._takes:
+            owed = self.store.remembered(self.recipe, "forced")
+            self.store.remember(self.recipe, "forced", {n: t for n, t in owed.items() if n not in self._takes})
 
     def _effect(
         self, name: str, definition: StageDef, identity: dict[str, Any], inputs: list[dict[str, Any]]

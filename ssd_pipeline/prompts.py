@@ -36,7 +36,8 @@ class ModelPrompts:
             raise user_error("`reasoning: unwrap` needs the tags: add `think: [<open>, <close>]`", key="reasoning")
         self._form = form
         self._forbidden = tuple(t for t in (*control_tokens, *(form.think or ())) if t.strip())
-        self._rendered = lru_cache(maxsize=RECENT)(lambda problem: apply_template(self.messages(problem)))
+        self._apply = apply_template
+        self._rendered = lru_cache(maxsize=RECENT)(self._render)
 
     def messages(self, problem: str) -> list[dict[str, str]]:
         """The chat messages before the response. Raises RowError for a problem with control text, naming it."""
@@ -45,6 +46,12 @@ class ModelPrompts:
                 raise RowError(f"the problem contains {token!r}, which this model reads as control text")
         system = [] if self._form.system is None else [{"role": "system", "content": self._form.system}]
         return [*system, {"role": "user", "content": self._form.prompt.replace("{problem}", problem)}]
+
+    def _render(self, problem: str) -> str:
+        rendered = self._apply(self.messages(problem))
+        if problem.strip() not in rendered:
+            raise RowError("the chat template leaves the problem out, or changes it")
+        return rendered
 
     def render(self, problem: str) -> str:
         """The exact text after which this model writes."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ssd_pipeline.errors import RowError
 from ssd_pipeline.records import Spend
 from ssd_pipeline.stage import Branch, Sample, Sampler, Score, Scored, Scorer, Served
 from ssd_pipeline.store.replies import Replies, reply_key
@@ -35,6 +36,8 @@ class RecordedSampler:
         if missing:
             bought = await self.sampler.sample(replace(ask, seeds=tuple(ask.seeds[i] for i in missing)))
             for i, branch in zip(missing, bought, strict=True):
+                if ask.prompt and branch.text.startswith(ask.prompt):
+                    raise RowError("the endpoint gave the prompt back with its text: it does not serve raw completions")
                 known[i] = [branch.text, branch.tokens, branch.finish]
                 self.replies.put(keys[i], known[i])
             self.paid(Spend(bought=sum(branch.tokens for branch in bought)))

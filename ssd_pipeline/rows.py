@@ -21,7 +21,7 @@ from typing import Any
 from ssd_pipeline.errors import Interrupted, RowError, RunError, StoreError
 from ssd_pipeline.records import Row, Spend, plain
 from ssd_pipeline.stage import RowContext, RowStage
-from ssd_pipeline.store.identity import canonical
+from ssd_pipeline.store.identity import canonical_row
 from ssd_pipeline.store.journal import GROUP_SECONDS, Journal
 
 ALL_FAILED = 20  # so many first rows with an error and none without: the recipe is wrong, not the rows
@@ -65,8 +65,8 @@ def row_keys(fingerprint: str, stage: RowStage, params: Any, rows: Iterable[Row]
     statements: Counter[bytes] = Counter()
     keyed = []
     for row in rows:
-        read = hashlib.sha256(canonical([row.get(name) for name in reads])).digest()
-        statement = hashlib.sha256(canonical([row.get(name) for name in stage.seeded_by])).digest()
+        read = hashlib.sha256(canonical_row([row.get(name) for name in reads])).digest()
+        statement = hashlib.sha256(canonical_row([row.get(name) for name in stage.seeded_by])).digest()
         seed = b"%b%b%d" % (bytes.fromhex(fingerprint), read, equal[read])
         keyed.append(Keyed(hashlib.sha256(seed).hexdigest()[:32], statements[statement] if stage.seeded_by else 0))
         equal[read] += 1

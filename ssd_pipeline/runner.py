@@ -33,6 +33,7 @@ def run(plan: Plan, listen: Listen = lambda event: None) -> dict[str, Planned]:
 def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
     began = time.monotonic()
     plan.store.sweep()
+    plan.resolver.owe()
     for name in plan.order:
         if name not in needed(plan):
             continue
@@ -47,6 +48,7 @@ def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
         listen({"event": "stage_started", "stage": name, "kind": stage.kind})
         StageRun(plan, name, listen).run()
         plan.refresh()
+    plan.resolver.settle()
     listen({"event": "run_finished", "seconds": round(time.monotonic() - began, 3)})
     return plan.stages
 

@@ -77,6 +77,11 @@ class StageRef(Params):
     stage: str
 
 
+def column_of(column: str) -> Any:
+    """A `StageRef | None` parameter whose stage must give this column."""
+    return Field(None, description=f"a stage with the column {column}", json_schema_extra={"column": column})
+
+
 Mark = ModelMark | FileMark | HubMark | InputMark
 Marked = tuple[tuple[str, ...], "Mark | None", Any]
 

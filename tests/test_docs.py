@@ -43,10 +43,10 @@ def printed(quickstart: Quickstart) -> dict[str, str]:
         done = quickstart.first if command == "make quickstart" else quickstart.call(command)
         assert done.returncode == 0, done.stderr
         text = done.stdout + done.stderr
-        if command == "make quickstart":
-            text = "...\n" + text[text.index("stage          rows  became") :]
         if command == "ssd-run recipes/quickstart.yaml":
             text = "...\n" + text.rstrip().splitlines()[-1] + "\n"
+        elif closing := re.search(r"^stage +rows  became", text, re.MULTILINE):
+            text = "...\n" + text[closing.start() :]
         outputs[command] = "".join(line.rstrip() + "\n" for line in text.splitlines())
     return outputs
 

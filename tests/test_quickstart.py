@@ -134,7 +134,7 @@ def test_more_problems_compute_only_the_new_ones(quickstart: Quickstart) -> None
 
 
 def test_arms_share_what_they_have_in_common(quickstart: Quickstart) -> None:
-    events = quickstart.events("ssd-run recipes/baselines/random_branch.yaml --dry-run")
+    events = quickstart.events("ssd-run recipes/baselines/highest_perplexity.yaml --dry-run")
     assert {e["stage"] for e in events if e["status"] != "hit"} == DEPENDS_ON_BRANCHES
 
 

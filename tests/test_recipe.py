@@ -192,7 +192,7 @@ def test_lists_replace_and_null_removes_a_stage(write: Any) -> None:
 
 
 def test_paths_belong_to_the_file_that_says_them(write: Any, tmp_path: Path) -> None:
-    for name in ("data/p.jsonl", "sub/q.jsonl", "m/config.json", "sub/lora/x"):
+    for name in ("data/p.jsonl", "sub/q.jsonl", "m/config.json", "sub/lora/adapter_model.safetensors"):
         write(name, "")
     write("a.yaml", "models:\n  m: {path: m}\nstages:\n  p: {uses: load, file: data/p.jsonl}\n")
     path = write(

@@ -8,6 +8,7 @@ import yaml
 
 from ssd_pipeline import planner, recipe
 from ssd_pipeline.criteria import CRITERIA
+from ssd_pipeline.errors import UserErrors
 from ssd_pipeline.identities import Identities
 from ssd_pipeline.schema import recipe_schema
 from ssd_pipeline.stage import EffectStage, marked
@@ -124,3 +125,37 @@ def test_trained_models_are_named_by_marks_alone() -> None:
     for name in document.models:
         users = [s for s, d in document.stages.items() if any(v == name for _, _, v in marked(d.params))]
         assert users or any(m.base == name for m in document.models.values()), name
+
+
+ATTACKS = {
+    "models.teacher.reasoning=unwrap": "unwrap needs the tags",
+    "models.teacher.path=.": "no config.json",
+    "models.warm.adapter={path: .}": "no adapter_model.safetensors",
+    "models.learned.base=student": "was trained on `warm`, not on `student`",
+    "stages.trajectories.accept={quantile: 0.5, of: {stage: problems}}": "gives no `chunk_perplexities`",
+    "stages.adapter.where={tokens: [many]}": "holds whole numbers",
+    "stages.adapter.where={verdict: [right]}": "does not occur here",
+    "stages.adapter.lora.target_modules=[]": "all-linear",
+    "stages.trajectories.accept={absolute: 0.5}": "at least 1",
+    "stages.trajectories.accept={relative: 2.0}": "no mean to be compared with",
+    "stages.trajectories.select.criterion=lowest": "perplexity",
+    "stages.trajectories.chunk.stop=[a, b, c, d, e]": "4",
+    "stages.trajectories.sampling.top_p=1.5": "at most 1",
+    "stages.trajectories.sampling.temperature=-1": "at least 0",
+    "stages.problems.holdout={part: 3-2, of: 10}": "part",
+    "stages.problems.columns={problem: question}": "question",
+    "stages.result.baseline=nope": "not an input",
+    "stages.scores.samples=-1": "at least 0",
+    "stages.scores.check.timeout_s=0": "above 0",
+    "runtime.models.teacher.api=vllm": "completions",
+    "runtime.models.teacher={api: tgi}": "endpoints",
+    "runtime.models.teacher={api: tgi, endpoints: [file:///x]}": "not an http",
+    "runtime.rows_in_flight=0": "at least 1",
+}
+
+
+@pytest.mark.parametrize(("said", "says"), ATTACKS.items(), ids=ATTACKS)
+def test_each_setting_refuses_what_cannot_be(said: str, says: str) -> None:
+    with pytest.raises(UserErrors) as caught:
+        recipe.load(ROOT / "recipes" / "quickstart.yaml", KINDS, sets=[said])
+    assert says in str(caught.value)

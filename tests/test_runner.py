@@ -151,7 +151,7 @@ def test_an_altered_artifact_is_never_used(bench: Bench) -> None:
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     bench.store = Store(bench.store.root)  # a new process
-    with pytest.raises(RunError, match=f"rows-00000.parquet was altered.*ssd rm {address}"):
+    with pytest.raises(RunError, match=f"rows-00000.parquet was altered.*ssd rm --force {address}"):
         bench.run("stages.total.input=[twice, twice_more]", "stages.twice_more={uses: double, input: twice, factor: 3}")
     file.unlink()
     assert bench.plan().stages["twice"].why == "damaged: data/rows-00000.parquet is missing"

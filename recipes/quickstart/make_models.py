@@ -62,7 +62,7 @@ class Model:
 MODELS = (
     Model("student", SMALL, 11, world.STUDENT, (1, 5), steps=2000),
     Model("teacher_b", SMALL, 12, world.TEACHER["B"], (2, 5), steps=3500, drills=0.4),
-    Model("teacher", LARGE, 13, world.TEACHER["L"], (2, 5), steps=3000, drills=0.5),
+    Model("teacher", LARGE, 13, world.TEACHER["L"], (2, 5), steps=4000, drills=0.5),
 )
 BATCH = 32
 LEARNING_RATE = 3e-3

@@ -96,6 +96,7 @@ def load_causal_lm(model: Model, device: torch.device) -> Any:
         import transformers
 
         transformers.utils.logging.disable_progress_bar()  # nothing but the command line prints
+        transformers.utils.logging.set_verbosity_error()
         stored = _stored_dtype(model)
         dtype = stored if model.dtype == "auto" else getattr(torch, model.dtype)
         lm = transformers.AutoModelForCausalLM.from_pretrained(

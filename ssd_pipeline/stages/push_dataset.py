@@ -39,7 +39,9 @@ class PushDataset(Params):
     repo: str = Field(description="owner/name; made if it does not exist")
     version: str = Field(description="the tag that names this publication, for instance v1")
     private: bool = Field(True, description="the repo must be so, or nothing is uploaded")
-    license: str | None = Field(None, description="an SPDX identifier in lower case, as the Hub spells it")
+    license: str | None = Field(
+        None, pattern=r"^[a-z0-9][a-z0-9.+-]*$", description="an SPDX identifier in lower case, as the Hub spells it"
+    )
     pretty_name: str | None = Field(None, description="the title of a new card")
     description: str | None = Field(None, description="what a new card says first, in Markdown")
 

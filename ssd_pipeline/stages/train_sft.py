@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -33,7 +33,9 @@ class Lora(Params):
     rank: int = Field(16, ge=1, le=1024, description="rank of each update")
     alpha: int | None = Field(None, ge=1, description="its scale is alpha / rank; twice the rank, if left out")
     dropout: float = Field(0.0, ge=0, lt=1, description="of the adapter's input")
-    target_modules: Literal["all-linear"] | tuple[str, ...] = Field("all-linear", description="names of the layers")
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+        "all-linear", description="names of the layers"
+    )
 
 
 class TrainParams(Params):

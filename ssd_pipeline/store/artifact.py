@@ -13,14 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssd_pipeline.errors import StoreError
 from ssd_pipeline.records import Row
 from ssd_pipeline.store import durable
-from ssd_pipeline.store.identity import canonical, digest_of, file_digest
+from ssd_pipeline.store.identity import canonical_row, digest_of, file_digest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,16 +46,19 @@ class Table:
         self._writer: Any = None
         self.rows = 0
         self._known = frozenset(schema.names)
+        self._fractions = {f.name: fix for f in schema if (fix := _fractions(f.type))}
 
     def append(self, row: Row) -> None:
         """One more row; its keys must be exactly the schema's. Raises StoreError otherwise."""
         if row.keys() != self._known:
             odd = sorted(row.keys() ^ self._known)
             raise StoreError(f"a row of {self._name} has other columns than its schema: {', '.join(odd)}")
-        data = canonical(row)
+        if self._fractions:
+            row = {**row, **{name: fix(row[name]) for name, fix in self._fractions.items()}}
+        data = canonical_row(row)
         self._content.update(data + b"\n")
         if self._measured:
-            data = canonical({k: v for k, v in row.items() if k not in self._measured})
+            data = canonical_row({k: v for k, v in row.items() if k not in self._measured})
         self._digest.update(data + b"\n")
         self._buffer.append(row)
         self._buffered += len(data)
@@ -100,6 +103,20 @@ class Table:
             durable.sync(self._file)
             self._file.close()
             self._writer, self._written = None, 0
+
+
+def _fractions(type_: pa.DataType) -> Callable[[Any], Any] | None:
+    """Whole numbers in a column of fractions as they are read back, 1.0 for 1, so that a row that was written before
+    has the digest of a row that is computed; None where a type holds no fractions."""
+    import pyarrow as pa
+
+    if pa.types.is_floating(type_):
+        return lambda value: float(value) if type(value) is int else value
+    if pa.types.is_list(type_) and (inner := _fractions(type_.value_type)):
+        return lambda value: None if value is None else [inner(one) for one in value]
+    if pa.types.is_struct(type_) and (fixes := {f.name: fix for f in type_ if (fix := _fractions(f.type))}):
+        return lambda value: value if value is None else {**value, **{n: fix(value.get(n)) for n, fix in fixes.items()}}
+    return None
 
 
 class _Sink:

@@ -2,7 +2,7 @@
 
 One directory per stage identity, one file per writing process, never appended to by another: a torn tail stays a torn
 tail. A line is `crc32 key payload`; what fails its CRC is owed again and counted, never believed. Appends are grouped
-(64 rows or 50 ms, then one fsync): a death costs at most the last group. In memory there is only an index from key
+(50 ms or 1,024 rows, then one fsync): a death costs at most the last group. In memory there is only an index from key
 to place, so 100,000 long rows fit. This file does not know what a row means.
 """
 
@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from ssd_pipeline.errors import StoreError
 from ssd_pipeline.store import durable
 
-GROUP_ROWS = 64
+GROUP_ROWS = 1024
 GROUP_SECONDS = 0.05
 OPEN_LOGS = 64  # logs that are kept open for reading; more are opened when they are needed
 ATTEMPTS = 5

@@ -79,7 +79,7 @@ class Store:
             try:
                 artifact.verify(found.directory, found.record)
             except StoreError as cause:
-                advice = f"remove it with `ssd rm {found.address}` and run again to make it anew"
+                advice = f"remove it with `ssd rm --force {found.address}` and run again to make it anew"
                 raise StoreError(f"{found.address}: {cause}; it is not used: {advice}") from cause
             self._verified.add(found.address)
         return found
@@ -111,8 +111,9 @@ class Store:
         target = self.root / "artifacts" / address
         durable.make_dir(target.parent)
         standing = self.find(address, record["key"])
+        broken = self.root / "staging" / f"{address}.broken.{os.urandom(4).hex()}"
         if isinstance(standing, str):  # unusable: out of the way, under a name nobody reads
-            durable.rename(target, self.root / "staging" / f"{address}.broken.{os.urandom(4).hex()}")
+            durable.rename(target, broken)
         try:
             durable.rename(staging, target)
         except StoreError:
@@ -122,6 +123,8 @@ class Store:
             durable.remove(staging)
             return standing
         durable.sync_dir(target.parent)
+        with suppress(StoreError):  # what cannot be removed now is swept later
+            durable.remove(broken)
         self._verified.add(address)
         return Artifact(address, target, record)
 

@@ -114,7 +114,9 @@ class AskingSampler:
     room: str
 
     async def sample(self, ask_for: Sample) -> list[Branch]:
-        answers = await ask(self.port, self.room, [f"{ask_for.prompt}{ask_for.prefix}#{seed}" for seed in ask_for.seeds])
+        answers = await ask(
+            self.port, self.room, [f"{ask_for.prompt}{ask_for.prefix}#{seed}" for seed in ask_for.seeds]
+        )
         return [Branch(f" {text}", 6, "eos" if text[0] in "0123" else "length") for text in answers]
 
     async def served(self) -> Served:

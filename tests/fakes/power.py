@@ -1,13 +1,12 @@
 """A power cut, simulated: from a trace of durable operations, the states that a disk may be in at any of its moments.
 
 The model is as hostile as POSIX allows: a write that was not synced may be lost, kept by half or whole, each for
-itself (a hole reads as zeros); a name that was made, moved or removed since its directory was synced may be as before or
-as after, each for itself. Only a rename is one thing: both of its directories see it, or neither.
+itself (a hole reads as zeros); a name that was made, moved or removed since its directory was synced may be as before
+or as after, each for itself. Only a rename is one thing: both of its directories see it, or neither.
 """
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -161,5 +160,3 @@ def copy_index(source: Path, target: Path, draw: random.Random) -> None:
         cut = draw.choice((0, len(data), draw.randrange(len(data))))
         if cut:
             target.write_bytes(data[:cut])
-
-

@@ -1,0 +1,35 @@
+"""Where the commands begin: nothing is imported before an interrupt can be answered in one line.
+
+`ssd` and `ssd-run` are this file's functions; `python -m ssd_pipeline` is `ssd`. A closed stdout or stderr is replaced
+by nowhere, so that printing never decides how a run ends. This file does not know any command.
+"""
+
+import os
+import sys
+
+
+def _call(name: str) -> None:
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
+    try:
+        from ssd_pipeline import cli
+
+        getattr(cli, name)()
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped: what is finished is kept, the same command goes on\n")
+        sys.exit(130)
+
+
+def ssd() -> None:
+    """The command `ssd`."""
+    _call("main")
+
+
+def ssd_run() -> None:
+    """The command `ssd-run`."""
+    _call("main_run")
+
+
+if __name__ == "__main__":
+    ssd()
