@@ -4,6 +4,7 @@
 by nowhere, so that printing never decides how a run ends. This file does not know any command.
 """
 
+import gc
 import os
 import sys
 
@@ -12,9 +13,12 @@ def _call(name: str) -> None:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # else every start searches all packages for some
+    gc.disable()  # imports make nothing but what stays
     try:
         from ssd_pipeline import cli
 
+        gc.enable()
         getattr(cli, name)()
     except KeyboardInterrupt:
         sys.stderr.write("stopped: what is finished is kept, the same command goes on\n")

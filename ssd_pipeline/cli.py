@@ -17,12 +17,12 @@ from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 
 from ssd_pipeline.errors import Interrupted, RunError, UserErrors
 from ssd_pipeline.planner import Choice, Plan
 from ssd_pipeline.planner import plan as make_plan
 from ssd_pipeline.runner import run as run_plan
+from ssd_pipeline.screen import Screen, clean
 from ssd_pipeline.stages import KINDS
 
 ABOUT = (
@@ -30,10 +30,6 @@ ABOUT = (
     "continuations while the teacher writes. Try: ssd-run recipes/quickstart.yaml"
 )
 app = typer.Typer(help=ABOUT, no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False)
-console = Console(stderr=True, highlight=False)
-if not console.is_terminal and "COLUMNS" not in os.environ:
-    console = Console(stderr=True, highlight=False, width=120)  # nobody sees how wide a file or a pipe is
-
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="a recipe file, such as recipes/quickstart.yaml")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="K=V", help="override one key, typed as in the file")]
 Only = Annotated[list[str] | None, typer.Option(metavar="STAGE", help="run this stage and what is missing above it")]
@@ -65,7 +61,7 @@ def run_command(
 
     def work() -> None:
         planned = make_plan(recipe, KINDS, sets=sets or (), choice=choice)
-        tell_plan(planned, as_json=as_json)
+        tell_plan(planned, as_json=as_json, dry_run=dry_run)
         if not dry_run:
             execute(planned, as_json=as_json)
 
@@ -147,12 +143,13 @@ def looking() -> ModuleType:
     return bodies
 
 
-def tell_plan(planned: Plan, *, as_json: bool) -> None:
+def tell_plan(planned: Plan, *, as_json: bool, dry_run: bool) -> None:
     """The plan as events or as a table."""
     if not as_json:
         from ssd_pipeline.display import Display
 
-        Display(console, planned).show_plan()
+        if any(stage.status != "hit" for stage in planned.stages.values()) or dry_run:
+            Display(Screen(sys.stderr), planned).show_plan()
         return
     for name in planned.order:
         stage = planned.stages[name]
@@ -167,7 +164,7 @@ def execute(planned: Plan, *, as_json: bool) -> None:
         return
     from ssd_pipeline.display import Display
 
-    display = Display(console, planned)
+    display = Display(Screen(sys.stderr), planned)
     try:
         run_plan(planned, display.listen)
     finally:
@@ -221,9 +218,7 @@ def complain(text: str, *, as_json: bool, file: str | None = None, line: int | N
     if as_json:
         emit({"event": "error", "message": text, "file": file, "line": line})
         return
-    from ssd_pipeline.display import clean
-
-    console.print(f"{clean(where)}  {clean(text)}" if where else clean(text), style="red", soft_wrap=True)
+    Screen(sys.stderr).line(f"{clean(where)}  {clean(text)}" if where else clean(text), "red")
 
 
 def leave(status: int) -> NoReturn:

@@ -1,33 +1,23 @@
 """What a person sees: the plan before a run, live progress, one closing table.
 
-Everything goes to one console (stderr); every name and message that came from outside is escaped, so that no text in a
-recipe, a problem or a server's error moves the cursor or fakes a line. On a terminal progress is a bar, elsewhere a
-plain line now and then. This file does not know how anything is computed: it reads the plan and events.
+Everything goes to one screen (stderr). On a terminal progress is a bar, elsewhere a plain line now and then. When
+everything is cached, the closing table says it all and no plan is shown before it. This file does not know how anything
+is computed: it reads the plan and events.
 """
 
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from ssd_pipeline.planner import Plan, Planned
 from ssd_pipeline.runner import needed
+from ssd_pipeline.screen import Screen, clean
 
 LINE_SECONDS = 10.0
 WIDE = 118  # columns from which on whole addresses fit beside everything else
 STYLES = {"hit": "green", "remote": "cyan", "miss": "yellow", "waits": "yellow", "effect": "magenta"}
-
-
-def clean(text: object) -> str:
-    """Text of the outside on one line: control and direction characters shown as escapes, markup inert."""
-    shown = "".join(c if c == "\n" or unicodedata.category(c)[0] != "C" else repr(c)[1:-1] for c in str(text))
-    return escape(shown)
 
 
 def amount(count: float | None) -> str:
@@ -44,18 +34,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    return table
-
-
 class Display:
-    """Shows one plan and the events of its run on a console."""
+    """Shows one plan and the events of its run on a screen."""
 
-    def __init__(self, console: Console, plan: Plan) -> None:
-        self._console, self._plan = console, plan
+    def __init__(self, screen: Screen, plan: Plan) -> None:
+        self._screen, self._plan = screen, plan
         self._needed = needed(plan)
         self._finished: list[Mapping[str, Any]] = []
         self._began = self._said = 0.0
@@ -63,12 +46,9 @@ class Display:
         self._row: Any = None
 
     def show_plan(self) -> None:
-        """The table of stages: what is cached, what runs and why, at most how many teacher tokens it buys."""
-        table = _table("stage", "kind", "plan", "rows", "tokens", "why", right=("rows", "tokens"))
-        for name in self._plan.order:
-            stage = self._plan.stages[name]
-            table.add_row(*self._plan_row(name, stage))
-        self._console.print(table)
+        """The table of stages: what is cached, what runs and why, at most how many tokens it samples."""
+        rows = [self._plan_row(name, self._plan.stages[name]) for name in self._plan.order]
+        self._screen.table(("stage", "kind", "plan", "rows", "tokens", "why"), rows, right=("rows", "tokens"))
 
     def _plan_row(self, name: str, stage: Planned) -> tuple[str, ...]:
         says = {"hit": "cached", "remote": "on the Hub", "miss": "runs", "waits": "runs", "effect": "runs"}
@@ -77,7 +57,7 @@ class Display:
             status, style = "not chosen", "dim"
         why = (stage.address or "") if stage.status == "hit" else stage.why
         tokens = f"<= {amount(stage.most_tokens)}" if stage.most_tokens else ""
-        return clean(name), stage.kind, f"[{style}]{status}[/]", amount(stage.rows), tokens, clean(why)
+        return clean(name), stage.kind, self._screen.styled(status, style), amount(stage.rows), tokens, clean(why)
 
     def listen(self, event: Mapping[str, Any]) -> None:
         """One event of a run."""
@@ -93,7 +73,9 @@ class Display:
 
     def _start(self, event: Mapping[str, Any]) -> None:
         self._began = self._said = time.monotonic()
-        if self._console.is_terminal:
+        if self._screen.terminal:
+            from rich.console import Console
+            from rich.markup import escape
             from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
             self._bar = Progress(
@@ -102,13 +84,13 @@ class Display:
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[says]}"),
                 TimeElapsedColumn(),
-                console=self._console,
+                console=Console(stderr=True),
                 transient=True,
             )
-            self._row = self._bar.add_task(clean(event["stage"]), total=None, says="")
+            self._row = self._bar.add_task(escape(clean(event["stage"])), total=None, says="")
             self._bar.start()
         else:
-            self._console.print(f"{clean(event['stage'])}: started")
+            self._screen.line(f"{clean(event['stage'])}: started")
 
     def _progress(self, event: Mapping[str, Any]) -> None:
         if event.get("waiting"):
@@ -123,7 +105,7 @@ class Display:
             self._bar.update(self._row, completed=event["done"], total=event["total"], says=says)
         elif time.monotonic() - self._said >= LINE_SECONDS:
             self._said = time.monotonic()
-            self._console.print(f"{clean(event['stage'])}: {says}")
+            self._screen.line(f"{clean(event['stage'])}: {says}")
 
     def _progress_text(self, event: Mapping[str, Any]) -> str:
         done, total = event["done"], event["total"]
@@ -143,7 +125,7 @@ class Display:
         return ", ".join(parts)
 
     def _say(self, text: str) -> None:
-        self._console.print(text)
+        self._screen.line(text)
 
     def end(self) -> None:
         """Take the live bar away, also after a failure."""
@@ -155,67 +137,59 @@ class Display:
         self.end()
         self._finished.append(event)
         if event["computed"]:
-            self._console.print(f"{clean(event['stage'])}: {_rows_text(event)} in {event['seconds']:.1f} s")
+            self._screen.line(f"{clean(event['stage'])}: {_rows_text(event)} in {event['seconds']:.1f} s")
 
     def _close(self, seconds: float) -> None:
-        right = ("rows", "bought", "kept", "pruned", "time")
+        rows = [self._closing_row(event) for event in self._finished]
         names = ("stage", "rows", "became", "bought", "kept", "pruned", "time", "address")
-        table = _table(*names, right=right)
-        for event in self._finished:
-            spend = event["spend"]
-            taught = event["kind"] == "sample_branches"
-            tokens = [amount(spend.get(k)) if taught else "" for k in ("bought", "kept", "pruned")]
-            when = f"{event['seconds']:.1f} s" if event["computed"] else "cached"
-            rows, address = amount(event["rows"]), self._address(event["address"])
-            table.add_row(clean(event["stage"]), rows, _outcome(event), *tokens, when, address)
-        self._console.print()
-        self._console.print(table)
+        self._screen.line()
+        self._screen.table(names, rows, right=("rows", "bought", "kept", "pruned", "time"))
         for event in self._finished:
             for reason, count in event["errors"].items():
-                self._console.print(f"{clean(event['stage'])}: {count} rows with an error: {clean(reason)}")
-        for shown in (self._accuracies(), self._differences()):
-            if shown is not None:
-                self._console.print()
-                self._console.print(shown)
+                self._screen.line(f"{clean(event['stage'])}: {count} rows with an error: {clean(reason)}")
+        self._accuracies()
+        self._differences()
         done = sum(1 for e in self._finished if e["computed"])
         paid = sum(e["paid"]["bought"] for e in self._finished if e["kind"] == "sample_branches")
         bought = f", {amount(paid)} teacher tokens paid for" if paid else ""
-        self._console.print(
-            f"\n{len(self._finished) - done} of {len(self._finished)} stages cached{bought}, {seconds:.1f} s"
-        )
+        cached = f"{len(self._finished) - done} of {len(self._finished)} stages cached"
+        self._screen.line(f"\n{cached}{bought}, {seconds:.1f} s")
+
+    def _closing_row(self, event: Mapping[str, Any]) -> tuple[str, ...]:
+        spend, taught = event["spend"], event["kind"] == "sample_branches"
+        tokens = [amount(spend.get(k)) if taught else "" for k in ("bought", "kept", "pruned")]
+        when = f"{event['seconds']:.1f} s" if event["computed"] else "cached"
+        rows, address = amount(event["rows"]), self._address(event["address"])
+        return clean(event["stage"]), rows, _outcome(event), *tokens, when, address
 
     def _address(self, address: str | None) -> str:
         """The whole address where there is room, else its 16 digits, which `ssd show` takes too."""
-        if address is None or self._console.width >= WIDE:
+        if address is None or self._screen.width >= WIDE:
             return clean(address or "")
         return clean(address.rpartition("-")[2])
 
-    def _accuracies(self) -> Table | None:
-        evaluated = [e for e in self._finished if e["kind"] == "evaluate"]
-        if not evaluated:
-            return None
-        table = _table(
-            "evaluation", "model", "problems", "greedy %", "sampled %", "tokens", right=("problems", "tokens")
-        )
-        for event in evaluated:
+    def _accuracies(self) -> None:
+        rows = []
+        for event in (e for e in self._finished if e["kind"] == "evaluate"):
             modes = event["summary"]
             model = getattr(self._plan.document.stages[event["stage"]].params, "model", "")
             tokens = " / ".join(f"{m['tokens']:.0f}" for m in modes.values())
             shown = [_interval(modes.get(mode)) for mode in ("greedy", "sampled")]
-            table.add_row(clean(event["stage"]), clean(model), amount(event["rows"]), *shown, tokens)
-        return table
+            rows.append((clean(event["stage"]), clean(model), amount(event["rows"]), *shown, tokens))
+        if rows:
+            heads = ("evaluation", "model", "problems", "greedy % (95%)", "sampled % (95%)", "tokens")
+            self._screen.line()
+            self._screen.table(heads, rows, right=("problems", "tokens"))
 
-    def _differences(self) -> Table | None:
-        compared = [e for e in self._finished if e["kind"] == "compare" and e["summary"].get("table")]
-        if not compared:
-            return None
-        heads = ("comparison", "mode", "accuracy %", "minus baseline (95%)", "better", "worse", "problems")
-        table = _table(*heads, right=("accuracy %", "better", "worse", "problems"))
-        for event in compared:
+    def _differences(self) -> None:
+        rows = []
+        for event in (e for e in self._finished if e["kind"] == "compare"):
             names = self._plan.document.stages[event["stage"]].inputs
-            for line in event["summary"]["table"]:
-                table.add_row(*_comparison(names[line["position"]], line))
-        return table
+            rows += [_comparison(names[line["position"]], line) for line in event["summary"].get("table", ())]
+        if rows:
+            heads = ("comparison", "mode", "accuracy %", "minus baseline (95%)", "better", "worse", "problems")
+            self._screen.line()
+            self._screen.table(heads, rows, right=("accuracy %", "better", "worse", "problems"))
 
 
 def _comparison(name: str, line: Mapping[str, Any]) -> tuple[str, ...]:

@@ -7,17 +7,14 @@ should end in a message. This file does not know argv or exit statuses.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from itertools import islice
 
-from rich.console import Console
-from rich.table import Table
-
-from ssd_pipeline.display import amount, clean
+from ssd_pipeline.display import amount
 from ssd_pipeline.errors import RunError, user_error
 from ssd_pipeline.planner import Plan
 from ssd_pipeline.published import pull
+from ssd_pipeline.screen import Screen, clean
 from ssd_pipeline.store.artifact import read_rows
 from ssd_pipeline.store.local import Artifact, Store
 from ssd_pipeline.upkeep import collectable, survey, tree_size, verify_all, why
@@ -25,24 +22,21 @@ from ssd_pipeline.upkeep import collectable, survey, tree_size, verify_all, why
 
 def list_artifacts() -> None:
     """Every artifact of the store with rows, tokens, size and age; then what else takes room."""
-    store, table = Store.default(), Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("address", "recipe", "stage", "rows", "bought", "MB", "made"):
-        table.add_column(name, justify="right" if name in ("rows", "bought", "MB") else "left")
+    store, rows, screen = Store.default(), [], Screen(sys.stdout)
     for held in survey(store):
         size = f"{held.size / 1e6:.2f}"
         if held.problem:
-            table.add_row(clean(held.address), "", "", "", "", size, clean(f"not usable: {held.problem}"))
+            rows.append((clean(held.address), "", "", "", "", size, clean(f"not usable: {held.problem}")))
             continue
         record = held.record
         bought = amount(record.get("spend", {}).get("bought") or None)
         origin = record["recipe"]
         names = clean(origin["name"]), clean(origin["stage"])
-        table.add_row(held.address, *names, amount(record["rows"]), bought, size, record["ended"])
-    seen = sys.stdout.isatty() or "COLUMNS" in os.environ
-    wide = Console(highlight=False, width=None if seen else 120)
-    wide.print(table)
+        rows.append((held.address, *names, amount(record["rows"]), bought, size, record["ended"]))
+    heads = ("address", "recipe", "stage", "rows", "bought", "MB", "made")
+    screen.table(heads, rows, right=("rows", "bought", "MB"))
     for folder, what in (("replies", "recorded replies"), ("journals", "rows of unfinished stages")):
-        wide.print(f"{tree_size(store.root / folder) / 1e6:.2f} MB of {what}")
+        screen.line(f"{tree_size(store.root / folder) / 1e6:.2f} MB of {what}")
 
 
 def tell_why(planned: Plan, name: str) -> None:
