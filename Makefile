@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: quickstart quickstart-models test lint bench docs-check docs clean
+.PHONY: quickstart quickstart-models test test-long lint bench docs-check docs clean
 
 quickstart: .venv/run.stamp  ## the whole method on a tiny world, offline, in under 90 seconds after the install
 	$(BIN)/ssd-run recipes/quickstart.yaml
@@ -13,6 +13,10 @@ quickstart-models: .venv/run.stamp  ## make the tiny teachers and student of the
 
 test: .venv/dev.stamp lint  ## what CI runs
 	$(BIN)/python -m pytest
+
+test-long: .venv/dev.stamp  ## the nightly numbers of the fault tests, then the mutants of our own code
+	$(BIN)/python -m pytest tests/faults --long
+	$(BIN)/python tests/faults/mutants.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
