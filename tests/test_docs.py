@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Quickstart
+from fakes.shipped import Quickstart
 
 from ssd_pipeline.stages import KINDS
 

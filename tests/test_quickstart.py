@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Quickstart
+from fakes.shipped import ROOT, Quickstart
 
 from ssd_pipeline.store.artifact import read_rows
 
