@@ -22,6 +22,7 @@ from ssd_pipeline.store import durable
 
 GROUP_ROWS = 1024
 GROUP_SECONDS = 0.05
+KEPT_BYTES = 64 << 20  # of rows of this process that are kept in memory too, since they are soon read again
 OPEN_LOGS = 64  # logs that are kept open for reading; more are opened when they are needed
 ATTEMPTS = 5
 
@@ -134,6 +135,8 @@ class Journal:
         self._log = Log(directory)
         self._files: list[Path] = []
         self._pending: list[tuple[str, bytes]] = []
+        self._kept: dict[str, Any] = {}
+        self._kept_bytes = 0
         self._since = 0.0
         self.damaged = 0
         for path in sorted(directory.glob("*.log")) if directory.is_dir() else []:
@@ -169,6 +172,9 @@ class Journal:
             self._since = time.monotonic()
         self._pending.append((key, line))
         self._index[key] = None
+        if self._kept_bytes < KEPT_BYTES:
+            self._kept[key] = value
+            self._kept_bytes += len(line)
         if len(self._pending) >= GROUP_ROWS:
             self.flush(sync=sync)
 
@@ -185,6 +191,8 @@ class Journal:
 
     def read(self, key: str) -> Any:
         """The value of a finished row; KeyError when there is none or its line was damaged since."""
+        if key in self._kept:
+            return self._kept[key]
         if self._index[key] is None:
             self.flush()
         path, offset, length = self._index[key] or (self._directory, 0, 0)
