@@ -26,10 +26,10 @@ __all__ = ["load", "plan", "run"]
 def plan(
     path: str | Path,
     *,
-    sets: Sequence[str] = (),
-    only: Sequence[str] = (),
-    start: Sequence[str] = (),
-    force: Sequence[str] = (),
+    sets: str | Sequence[str] = (),
+    only: str | Sequence[str] = (),
+    start: str | Sequence[str] = (),
+    force: str | Sequence[str] = (),
     limit: int | None = None,
     refresh: bool = False,
 ) -> Plan:
@@ -40,8 +40,12 @@ def plan(
     from ssd_pipeline import planner
     from ssd_pipeline.stages import KINDS
 
-    choice = planner.Choice(tuple(only), tuple(start), tuple(force), limit, refresh)
-    return planner.plan(path, KINDS, sets=sets, choice=choice)
+    choice = planner.Choice(_names(only), _names(start), _names(force), limit, refresh)
+    return planner.plan(path, KINDS, sets=_names(sets), choice=choice)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def run(plan: Plan, listen: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Planned]:

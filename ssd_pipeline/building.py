@@ -133,7 +133,7 @@ class StageRun:
             closing.callback(replies.close)
             workers = Workers()
             closing.push_async_callback(asyncio.to_thread, workers.close)
-            pool = Pool(self.inputs, workers, replies, tally.pay)
+            pool = Pool(self.inputs, workers, replies, tally.pay, self._note)
             closing.push_async_callback(pool.close)
             driver = Driver(
                 kind,
@@ -165,6 +165,9 @@ class StageRun:
             for sign, handler in before.items():
                 loop.remove_signal_handler(sign)
                 signal.signal(sign, handler or signal.SIG_DFL)
+
+    def _note(self, text: str) -> None:
+        self.listen({"event": "progress", "stage": self.name, "done": 0, "total": None, "note": text})
 
     def _stop(self, stop: asyncio.Event) -> None:
         if stop.is_set():

@@ -204,6 +204,8 @@ def ending(work: Callable[[], None], *, as_json: bool) -> None:
     except RunError as error:
         complain(f"failed: {error}", as_json=as_json)
         leave(1)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - the reader has seen enough
     except OSError as error:
         complain(f"failed: cannot print: {error.strerror}", as_json=False)
         leave(1)

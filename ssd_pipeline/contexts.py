@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+PATIENT_SECONDS = 3.0  # so long an endpoint may take to answer before the user is told
+
+
 class Inputs:
     """Finished stages of a plan, as inputs of others."""
 
@@ -124,6 +127,7 @@ class Pool:
     workers: Workers
     replies: Replies
     paid: Callable[[Spend], None]
+    tell: Callable[[str], None]
     _open: dict[tuple[str, str], asyncio.Future[Any]] = field(default_factory=dict)
 
     async def get(self, what: str, name: str, opener: Callable[[Model], Any]) -> Any:
@@ -137,11 +141,23 @@ class Pool:
         opened = await asyncio.to_thread(opener, model)
         weights = self.inputs.weights(model.name)
         if opener is models.open_sampler:
-            await opened.served()  # a wrong or dead endpoint stops the run here, before anything is spent
+            await self._connected(opened, model)
             return RecordedSampler(opened, self.replies, weights, self.paid)
         if opener is models.open_scorer:
             return RecordedScorer(opened, self.replies, weights, self.paid)
         return opened
+
+    async def _connected(self, sampler: Sampler, model: Model) -> None:
+        """A wrong or dead endpoint stops the run here, before anything is spent; a wait is told."""
+        asked = asyncio.ensure_future(sampler.served())
+        try:
+            done, _ = await asyncio.wait([asked], timeout=PATIENT_SECONDS)
+            if not done:
+                urls = ", ".join(model.runtime.endpoints)
+                self.tell(f"waiting for model {model.name} at {urls}, {model.runtime.patience_s:g} s at most")
+            await asked
+        finally:
+            asked.cancel()
 
     async def served(self) -> dict[str, Any]:
         """What answered in the place of each sampled model."""
@@ -154,6 +170,8 @@ class Pool:
 
     async def close(self) -> None:
         for (what, _), future in self._open.items():
+            if not future.done():
+                future.cancel()  # still waiting for its endpoint: nobody else does any more
             if what != "prompts":
                 opened = await asyncio.gather(future, return_exceptions=True)
                 if not isinstance(opened[0], BaseException):

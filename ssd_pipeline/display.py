@@ -96,6 +96,9 @@ class Display:
         if event.get("waiting"):
             self._say(f"{clean(event['stage'])}: another run is making this stage; waiting for it")
             return
+        if event.get("note"):
+            self._say(f"{clean(event['stage'])}: {clean(event['note'])}")
+            return
         if event.get("stopping"):
             what = "rows in flight get 20 s, then only their replies are kept; Ctrl-C again leaves at once"
             self._say(f"{clean(event['stage'])}: stopping; {what}")

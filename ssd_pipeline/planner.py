@@ -213,7 +213,8 @@ class Resolver:
             try:
                 self._commits[name] = hub.resolve_revision(repo, repo_type, revision)
             except HubError as cause:
-                raise user_error(f"{cause}", key=f"{repo}@{revision}") from cause
+                advice = "a full commit as `revision`, or a local file or path, needs no Hub"
+                raise user_error(f"{cause}; {advice}") from cause
             self.store.remember(self.recipe, "revisions", self._commits)
         return str(self._commits[name])
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ssd_pipeline.errors import RunError, UserErrors
 from ssd_pipeline.events import Listen, finished_event
 from ssd_pipeline.planner import Plan, Planned, fingerprint
 from ssd_pipeline.records import Spend
@@ -26,8 +27,11 @@ def run(plan: Plan, listen: Listen = lambda event: None) -> dict[str, Planned]:
     Raises RunError, UserErrors, Interrupted or KeyboardInterrupt; whatever was finished is kept, and the same call goes
     on.
     """
-    with _ended_like_ctrl_c():
-        return _run(plan, listen)
+    try:
+        with _ended_like_ctrl_c():
+            return _run(plan, listen)
+    except UserErrors as late:
+        raise RunError(f"{late}; what was finished is kept") from late
 
 
 def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
