@@ -11,12 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes.asking import RECIPE, RECORDED, Endpoint
 from fakes.trials import Bench
 
-from ssd_pipeline import building
+from ssd_pipeline import building, cli
 from ssd_pipeline.errors import StoreError
 from ssd_pipeline.store import artifact
 from ssd_pipeline.store.local import Artifact, Store
@@ -106,6 +107,31 @@ def test_who_held_the_lock_died(room: Path, slow: Endpoint, golden: dict) -> Non
     assert time.monotonic() - began < 5
     bench.account(outcome)
     bench.recover(golden[RECIPE])
+
+
+def test_what_was_made_between_the_plan_and_the_lock_is_taken(room: Path, endpoint: Endpoint, golden: dict) -> None:
+    """A second run plans, the first one makes everything, the second never has to wait."""
+    bench = Bench(room / "between", endpoint)
+    planned, go = room / "planned", room / "go"
+
+    def hold_after_planning() -> None:
+        make_plan = cli.make_plan
+
+        def held(*args: Any, **more: Any) -> Any:
+            made = make_plan(*args, **more)
+            planned.touch()
+            while not go.exists():
+                time.sleep(0.005)
+            return made
+
+        cli.make_plan = held
+
+    second = bench.start(first=hold_after_planning).until(planned.exists)
+    assert bench.run().status == 0
+    go.touch()
+    outcome = second.wait()
+    assert (outcome.status, outcome.computed(), outcome.digests()) == (0, 0, golden[RECIPE]), outcome.message()
+    bench.account(outcome)
 
 
 def test_a_recipe_that_is_edited_while_it_runs(room: Path, slow: Endpoint, golden: dict) -> None:
