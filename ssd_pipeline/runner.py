@@ -27,9 +27,16 @@ def run(plan: Plan, listen: Listen = lambda event: None) -> dict[str, Planned]:
     Raises RunError, UserErrors, Interrupted or KeyboardInterrupt; whatever was finished is kept, and the same call goes
     on.
     """
+    asked: list[str] = []
+
+    def told(event: dict[str, Any]) -> None:
+        if asked:  # a library's callback may have swallowed the interrupt
+            raise KeyboardInterrupt(asked[0])
+        listen(event)
+
     try:
-        with _ended_like_ctrl_c():
-            return _run(plan, listen)
+        with _ended_like_ctrl_c(asked):
+            return _run(plan, told)
     except UserErrors as late:
         raise RunError(f"{late}; what was finished is kept") from late
 
@@ -58,23 +65,28 @@ def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
 
 
 @contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """While a plan runs, being asked to end is the same as Ctrl-C, where nobody has said otherwise (nohup does)."""
-    signs = (signal.SIGTERM, signal.SIGHUP)
+def _ended_like_ctrl_c(asked: list[str]) -> Iterator[None]:
+    """While a plan runs, being asked to end is the same as Ctrl-C, where nobody has said otherwise (nohup does).
+
+    What was said goes into `asked` too.
+    """
+    usual = (signal.SIG_DFL, signal.default_int_handler)
     in_main = threading.current_thread() is threading.main_thread()
-    ours = [sign for sign in signs if in_main and signal.getsignal(sign) is signal.SIG_DFL]
+    signs = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    ours = {sign: signal.getsignal(sign) for sign in signs if in_main and signal.getsignal(sign) in usual}
 
     def stop(number: int, frame: Any) -> None:
         name = signal.Signals(number).name
-        raise KeyboardInterrupt(f"stopped by {name}: what is finished is kept, run the same command to go on")
+        asked.append(f"stopped by {name}: what is finished is kept, run the same command to go on")
+        raise KeyboardInterrupt(asked[0])
 
     for sign in ours:
         signal.signal(sign, stop)
     try:
         yield
     finally:
-        for sign in ours:
-            signal.signal(sign, signal.SIG_DFL)
+        for sign, before in ours.items():
+            signal.signal(sign, before)
 
 
 def needed(plan: Plan) -> set[str]:
