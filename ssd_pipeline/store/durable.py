@@ -185,17 +185,19 @@ def swap_file(path: Path, data: bytes) -> None:
 
 def private(name: str) -> str:
     """A name for a draft that no other process uses, and that tells whose it is."""
-    return f"{name}.{_machine()}.{os.getpid()}.{os.urandom(4).hex()}"
+    pid = os.getpid()
+    return f"{name}.{_machine()}.{pid}-{_born(pid) or 0}.{os.urandom(4).hex()}"
 
 
 def abandoned(path: Path) -> bool:
     """Is the owner of a draft gone? A process number says nothing on another machine or in another container: a draft
     of one of those is only given up after a week without a change."""
-    machine, pid = path.name.split(".")[-3:-1] if path.name.count(".") >= 3 else ("", "")
-    if not pid.isdigit():
+    machine, owner = path.name.split(".")[-3:-1] if path.name.count(".") >= 3 else ("", "")
+    pid, _, born = owner.partition("-")
+    if not (pid.isdigit() and born.isdigit()):
         return True  # no draft, but something on its way out
     if machine == _machine():
-        return not _alive(int(pid))
+        return not _alive(int(pid), int(born))
     try:
         changed = max(p.lstat().st_mtime for p in (path, *path.glob("*")))
     except OSError:
@@ -213,11 +215,24 @@ def _machine() -> str:
     return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
 
 
-def _alive(pid: int) -> bool:
+def _alive(pid: int, born: int) -> bool:
+    """Is it the same process, and does it run? A killed one that nobody has waited for (in a container without an init,
+    for ever) answers signals, and another one may have its number by now."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass  # somebody else's: alive
+    now = _born(pid)
+    return now is None or (now > 0 and born in (0, now))
+
+
+def _born(pid: int) -> int | None:
+    """When a process began, in clock ticks since the machine did; 0 for one that is dead but not waited for; None where
+    the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])

@@ -280,25 +280,35 @@ def test_drafts_are_swept_when_their_owner_is_gone(room: Path) -> None:
     store = Store(room)
     mine = store.staging("ask-0")
     machine = mine.name.split(".")[1]
-    living = room / "staging" / f"ask-0.{machine}.{os.getppid()}.aa"
-    gone = os.fork()
-    if gone == 0:
-        os._exit(0)
+    living = room / "staging" / f"ask-0.{machine}.{os.getppid()}-0.aa"
+    gone, unwaited = ended(), ended()
     os.waitpid(gone, 0)
-    dead = room / "staging" / f"ask-0.{machine}.{gone}.bb"
-    elsewhere = room / "staging" / f"ask-0.00000000.{gone}.cc"
-    old = room / "staging" / f"ask-0.00000000.{os.getpid()}.dd"
+    dead = room / "staging" / f"ask-0.{machine}.{gone}-0.bb"
+    zombie = room / "staging" / f"ask-0.{machine}.{unwaited}-0.gg"  # killed, and nobody waits for it
+    number = room / "staging" / f"ask-0.{machine}.{os.getppid()}-1.hh"  # of a process that had this number before
+    elsewhere = room / "staging" / f"ask-0.00000000.{gone}-0.cc"
+    old = room / "staging" / f"ask-0.00000000.{os.getpid()}-0.dd"
     broken = room / "staging" / "ask-0.broken.ee"
-    for path in (living, dead, elsewhere, old, broken):
+    for path in (living, dead, zombie, number, elsewhere, old, broken):
         (path / "data").mkdir(parents=True)
-    draft = room / "runs" / "r" / f".stages.json.{machine}.{gone}.ff"
+    draft = room / "runs" / "r" / f".stages.json.{machine}.{gone}-0.ff"
     draft.parent.mkdir(parents=True)
     draft.write_text("{")
     for path in (old, old / "data"):
         os.utime(path, (0, 0))
     store.sweep()
+    os.waitpid(unwaited, 0)
     assert sorted((room / "staging").iterdir()) == sorted([mine, living, elsewhere])
     assert not draft.exists()
+
+
+def ended() -> int:
+    """A process that is dead but not waited for."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return pid
 
 
 def test_nothing_is_committed_without_its_rows(room: Path, endpoint: Endpoint) -> None:
