@@ -243,10 +243,7 @@ def test_a_row_that_is_damaged_while_the_stage_runs(room: Path, endpoint: Endpoi
 
         def damaged(self: Journal, key: str) -> object:
             for path in self._directory.glob("*.log"):
-                data = bytearray(path.read_bytes())
-                if data:
-                    data[len(data) // 2] ^= 1
-                    path.write_bytes(data)
+                path.write_bytes(path.read_bytes().replace(b'"', b"'"))
             return read(self, key)
 
         Journal.read = damaged
