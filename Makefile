@@ -12,10 +12,10 @@ quickstart-models: .venv/run.stamp  ## make the tiny teachers and student of the
 	$(BIN)/python recipes/quickstart/make_models.py
 
 test: .venv/dev.stamp lint  ## what CI runs
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-long: .venv/dev.stamp  ## the nightly numbers of the fault tests, then the mutants of our own code
-	$(BIN)/python -m pytest tests/faults --long
+	$(BIN)/python -m pytest tests/faults --long --durations=0 --durations-min=1
 	$(BIN)/python tests/faults/mutants.py
 
 lint: .venv/dev.stamp

@@ -46,3 +46,11 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "problems.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "2+2?", "answer": "4"}\n')
     (tmp_path / "recipe.yaml").write_text("stages:\n  problems: {uses: load_problems, file: problems.jsonl}\n")
     return tmp_path
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `pytest -n`: a file stays on one worker, and so do all tests of the shipped quickstart: it is made once."""
+    for item in items:
+        made = "quickstart" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("quickstart" if made else item.path.name))

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from fakes.asking import RECIPE, RECORDED, Endpoint
-from fakes.trials import Bench
+from fakes.trials import HANGS_S, Bench
 
 from ssd_pipeline import building, cli
 from ssd_pipeline.errors import StoreError
@@ -175,7 +175,8 @@ def test_a_reader_meanwhile(room: Path, endpoint: Endpoint, long: bool) -> None:
     seen: Counter[str] = Counter()
     directory = bench.store / "artifacts" / address
     try:
-        for _ in range(100_000 if long else 5000):
+        looks, until = (100_000 if long else 5000), time.monotonic() + HANGS_S
+        while seen.total() < looks or (not (seen["whole"] and seen["absent"]) and time.monotonic() < until):
             before = inode(directory)
             found = store.find(address)
             if isinstance(found, Artifact):
