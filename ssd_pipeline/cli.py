@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ssd_pipeline.errors import Interrupted, RunError, UserErrors
-from ssd_pipeline.planner import Choice, Plan
+from ssd_pipeline.planner import Choice, Plan, most_cost
 from ssd_pipeline.planner import plan as make_plan
 from ssd_pipeline.runner import run as run_plan
 from ssd_pipeline.screen import Screen, clean
@@ -154,7 +154,8 @@ def tell_plan(planned: Plan, *, as_json: bool, dry_run: bool) -> None:
     for name in planned.order:
         stage = planned.stages[name]
         says = {"stage": name, "kind": stage.kind, "address": stage.address, "status": stage.status, "why": stage.why}
-        emit({"event": "plan", **says, "rows": stage.rows, "most_tokens": stage.most_tokens})
+        most = {"most_tokens": stage.most_tokens, "most_cost": most_cost(planned, name)}
+        emit({"event": "plan", **says, "rows": stage.rows, **most})
 
 
 def execute(planned: Plan, *, as_json: bool) -> None:

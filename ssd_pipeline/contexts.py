@@ -20,7 +20,7 @@ from ssd_pipeline.isolated import Workers
 from ssd_pipeline.planner import Plan
 from ssd_pipeline.recipe import ModelDef, StageDef
 from ssd_pipeline.recorded import RecordedSampler, RecordedScorer
-from ssd_pipeline.records import Row, Spend
+from ssd_pipeline.records import Paid, Row, Spend
 from ssd_pipeline.stage import HubMark, Input, Model, Prompts, Sampler, Scorer, StageRef, marked
 from ssd_pipeline.store import artifact
 from ssd_pipeline.store.identity import digest_of
@@ -126,7 +126,7 @@ class Pool:
     inputs: Inputs
     workers: Workers
     replies: Replies
-    paid: Callable[[Spend], None]
+    paid: Callable[[Paid], None]
     tell: Callable[[str], None]
     _open: dict[tuple[str, str], asyncio.Future[Any]] = field(default_factory=dict)
 
@@ -142,7 +142,9 @@ class Pool:
         weights = self.inputs.weights(model.name)
         if opener is models.open_sampler:
             await self._connected(opened, model)
-            return RecordedSampler(opened, self.replies, weights, self.paid)
+            price = model.runtime.price
+            metered = {"meter": await asyncio.to_thread(models.open_meter, model)} if price and price.prompt else {}
+            return RecordedSampler(opened, self.replies, weights, self.paid, price, **metered)
         if opener is models.open_scorer:
             return RecordedScorer(opened, self.replies, weights, self.paid)
         return opened

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ssd_pipeline.planner import Plan, Planned
+from ssd_pipeline.planner import Plan, Planned, most_cost
 from ssd_pipeline.runner import needed
 from ssd_pipeline.screen import Screen, clean
 
@@ -28,6 +28,11 @@ def amount(count: float | None) -> str:
         if count >= size:
             return f"{count / size:.3g}{letter}"
     return f"{count:g}"
+
+
+def price_text(cost: float) -> str:
+    """A cost for reading, in the currency of the recipe's prices: 1,234.50, 0.0123."""
+    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3g}"
 
 
 def percent(share: float) -> str:
@@ -49,6 +54,16 @@ class Display:
         """The table of stages: what is cached, what runs and why, at most how many tokens it samples."""
         rows = [self._plan_row(name, self._plan.stages[name]) for name in self._plan.order]
         self._screen.table(("stage", "kind", "plan", "rows", "tokens", "why"), rows, right=("rows", "tokens"))
+        self._most_cost()
+
+    def _most_cost(self) -> None:
+        """What the run costs at most, where prices are known; a bound, and never less than what comes."""
+        bounds = {n: most_cost(self._plan, n) for n in self._plan.order if n in self._needed}
+        known = {n: bound for n, bound in bounds.items() if bound}
+        if known:
+            each = ", ".join(f"{clean(n)} {price_text(bound)}" for n, bound in known.items())
+            says = f"sampled tokens cost at most {price_text(sum(known.values()))} ({each})"
+            self._screen.line(f"{says}: a bound, every branch at its longest; what prompts cost comes on top")
 
     def _plan_row(self, name: str, stage: Planned) -> tuple[str, ...]:
         says = {"hit": "cached", "remote": "on the Hub", "miss": "runs", "waits": "runs", "effect": "runs"}
@@ -125,6 +140,8 @@ class Display:
             parts.append(f"{amount(spend['bought'])} tokens")
             if spend["pruned"]:
                 parts.append(f"{percent(spend['pruned'] / (spend['kept'] + spend['pruned']))}% pruned")
+        if (event.get("paid") or {}).get("cost"):
+            parts.append(f"cost {price_text(event['paid']['cost'])}")
         return ", ".join(parts)
 
     def _say(self, text: str) -> None:
@@ -155,6 +172,8 @@ class Display:
         done = sum(1 for e in self._finished if e["computed"])
         paid = sum(e["paid"]["bought"] for e in self._finished if e["kind"] == "sample_branches")
         bought = f", {amount(paid)} teacher tokens paid for" if paid else ""
+        costs = [e["paid"]["cost"] for e in self._finished if e["paid"]["cost"] is not None]
+        bought += f", cost {price_text(sum(costs))}" if costs else ""
         cached = f"{len(self._finished) - done} of {len(self._finished)} stages cached"
         self._screen.line(f"\n{cached}{bought}, {seconds:.1f} s")
 

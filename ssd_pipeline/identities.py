@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,9 @@ def differences(old: Any, new: Any, defaults: Any = None, path: str = "") -> lis
         return lines
     if old == new:
         return []
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True), 1)
+        return [line for place, (was, now) in pairs for line in differences(was, now, None, f"{path} #{place}")]
     return [f"{path} {_short(old)} -> {_short(new)}"]
 
 
@@ -153,8 +157,25 @@ def defaults_of(kind: Stage) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+    text = _said(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _said(value: Any) -> str:
+    """Plain data in words: digests by their first digits, no brackets but around lists."""
+    match value:
+        case None:
+            return "none"
+        case dict():
+            return ", ".join(f"{key} {_said(inner)}" for key, inner in value.items()) or "nothing"
+        case list() | tuple():
+            return f"[{'; '.join(map(_said, value))}]"
+        case str():
+            if re.fullmatch(r"[0-9a-f]{40,}", value):
+                return value[:12]
+            return value if value.isprintable() and value.strip() else json.dumps(value)
+        case _:
+            return json.dumps(value)
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

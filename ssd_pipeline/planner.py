@@ -20,7 +20,7 @@ from ssd_pipeline import recipe
 from ssd_pipeline.errors import HubError, user_error
 from ssd_pipeline.identities import Identities, Waiting, artifact_key, defaults_of, differences
 from ssd_pipeline.recipe import Document, StageDef
-from ssd_pipeline.stage import EffectStage, ModelMark, RowStage, Stage, WholeStage, marked
+from ssd_pipeline.stage import EffectStage, ModelMark, Price, RowStage, Stage, WholeStage, marked
 from ssd_pipeline.store.identity import digest_of
 from ssd_pipeline.store.local import Artifact, Store
 
@@ -248,6 +248,8 @@ class Resolver:
             why = "cached" if not take else f"cached (take {take})"
             return Planned(name, definition.kind.kind, "hit", address, why, key, identity, take, found, _rows(found))
         why = f"damaged: {found}" if found else self._why(name, identity, inputs, forced=name in self._force)
+        if kept := self.store.journaled(digest_of(identity)):
+            why += f"; interrupted, {kept} row{'s are' if kept > 1 else ' is'} kept"
         rows = self._expected_rows(definition)
         return Planned(
             name, definition.kind.kind, "miss", address, why, key, identity, take, None, rows, _most(definition, rows)
@@ -334,6 +336,26 @@ def fingerprint(planned: Planned) -> str:
 
 def _rows(found: Artifact) -> int | None:
     return found.record.get("rows")
+
+
+def sampled_models(definition: StageDef) -> list[str]:
+    """The models that a row stage asks for text."""
+    if not isinstance(definition.kind, RowStage):
+        return []
+    named = [(mark, value) for _, mark, value in marked(definition.params) if isinstance(mark, ModelMark)]
+    return list(dict.fromkeys(value for mark, value in named if not mark.scores and not mark.trains))
+
+
+def price_of(document: Document, definition: StageDef) -> Price | None:
+    """What the tokens that a stage samples cost; None where nobody has said."""
+    prices = [document.models[name].runtime.price for name in sampled_models(definition)]
+    return next((price for price in prices if price), None)
+
+
+def most_cost(plan: Plan, name: str) -> float | None:
+    """An upper bound of what the tokens cost that a stage has still to sample, prompts left out; None if unknown."""
+    stage, price = plan.stages[name], price_of(plan.document, plan.document.stages[name])
+    return price.of(stage.most_tokens) if price and stage.most_tokens is not None else None
 
 
 def _most(definition: StageDef, rows: int | None) -> int | None:
