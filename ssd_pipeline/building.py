@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -250,8 +250,11 @@ class StageRun:
         def progress(done: int, total: int | None) -> None:
             self.listen({"event": "progress", "stage": self.name, "done": done, "total": total, "spend": {}})
 
+        def write(schema: Any, rows: Iterable[Row]) -> dict[str, Any]:
+            return artifact.write_table(out, "rows", schema, rows, measured)
+
         seed, take = self.plan.document.seed, self.planned.take
-        return StageWork(self.inputs, self.definition, seed, take, inputs, out, work, measured, progress)
+        return StageWork(self.inputs, self.definition, seed, take, inputs, out, work, write, progress)
 
     def _whole(self, kind: WholeStage) -> tuple[int, Paid]:
         key = str(self.planned.key)

@@ -69,13 +69,13 @@ class Inputs:
         weights = definition.weights or (1.0,) * len(definition.inputs)
         return [self.open(n, definition.where, w) for n, w in zip(definition.inputs, weights, strict=True)]
 
-    def model(self, name: str) -> Model:
-        """A model of the recipe with its adapters found, lowest first."""
+    def model(self, name: str, *, adapters: bool = True) -> Model:
+        """A model of the recipe with its adapters found, lowest first; or without them."""
         definition = self._plan.document.models[name]
         root = definition
-        adapters: list[Path] = []
+        folders: list[Path] = []
         while True:
-            adapters = [*self._adapter(root), *adapters]
+            folders = [*(self._adapter(root) if adapters else ()), *folders]
             if root.base is None:
                 break
             root = self._plan.document.models[root.base]
@@ -86,7 +86,7 @@ class Inputs:
             revision=commit("model", root.repo, root.revision or "main") if root.repo else None,
             path=root.path,
             dtype=definition.dtype if definition.dtype != "auto" else root.dtype,
-            adapters=tuple(adapters),
+            adapters=tuple(folders),
             format=definition.format,
             trust_remote_code=root.trust_remote_code,
             runtime=definition.runtime,
@@ -222,7 +222,7 @@ class StageWork:
     inputs: Sequence[Input]
     out: Path
     work: Path
-    measured: frozenset[str]
+    write: Callable[[pa.Schema, Iterable[Row]], dict[str, Any]]
     on_progress: Callable[[int, int | None], None]
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -239,5 +239,5 @@ class StageWork:
         self.on_progress(done, total)
 
     def write_rows(self, schema: pa.Schema, rows: Iterable[Row]) -> int:
-        self.tables["rows"] = artifact.write_table(self.out, "rows", schema, rows, self.measured)
+        self.tables["rows"] = self.write(schema, rows)
         return int(self.tables["rows"]["rows"])

@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ssd_pipeline.recipe import Document, ModelDef, StageDef
 from ssd_pipeline.stage import FileMark, HubMark, InputMark, ModelMark, Params, PromptFormat, Stage, marked
@@ -154,6 +154,24 @@ def defaults_of(kind: Stage) -> dict[str, Any]:
     values = {name: info.get_default(call_default_factory=True) for name, info in fields.items()}
     said = {n: v.model_dump(mode="json") if isinstance(v, Params) else v for n, v in values.items()}
     return {"params": json.loads(canonical(said))}  # tuples as lists, as in a record
+
+
+def left_at_default(params: type[Params], said: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that an identity leaves out because they stand at their default; `said`: those that it holds."""
+    found: dict[str, Any] = {}
+    for name, info in params.model_fields.items():
+        if name not in said and not info.is_required():
+            value = info.get_default(call_default_factory=True)
+            found[name] = value.model_dump(mode="json") if isinstance(value, Params) else value
+        elif isinstance(said.get(name), dict):
+            inner = [t for t in (info.annotation, *get_args(info.annotation)) if _is_params(t)]
+            below = left_at_default(inner[0], said[name]) if len(inner) == 1 else {}
+            found |= {name: below} if below else {}
+    return found
+
+
+def _is_params(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Params)
 
 
 def _short(value: Any) -> str:

@@ -85,6 +85,20 @@ def plan(
     store: Store | None = None,
 ) -> Plan:
     """Read a recipe and look every stage up. Raises UserErrors with all mistakes at once."""
+    planned = unresolved(path, kinds, sets=sets, choice=choice, store=store)
+    planned.refresh()
+    return planned
+
+
+def unresolved(
+    path: str | Path,
+    kinds: Mapping[str, Stage],
+    *,
+    sets: Sequence[str] = (),
+    choice: Choice | None = None,
+    store: Store | None = None,
+) -> Plan:
+    """A plan in which nothing was looked up yet, neither here nor on the Hub. Raises UserErrors as `plan`."""
     choice, store = choice or Choice(), store or Store.default()
     document = limited(recipe.load(path, kinds, sets=sets), choice.limit)
     for option, names in (("--only", choice.only), ("--from", choice.start), ("--force", choice.force)):
@@ -94,7 +108,8 @@ def plan(
     for name in set(choice.force) - select(document, order, choice):
         raise user_error(f"{name} is not among the stages that are chosen", key="--force")
     resolver = Resolver(document, store, frozenset(choice.force), refresh=choice.refresh)
-    return Plan(document, store, choice, resolver, order, select(document, order, choice), resolver.resolve_all(order))
+    stages = {n: Planned(n, document.stages[n].kind.kind, "waits", None, "not looked up") for n in order}
+    return Plan(document, store, choice, resolver, order, select(document, order, choice), stages)
 
 
 def _known(document: Document, option: str, name: str) -> None:
@@ -114,13 +129,14 @@ def dependencies(document: Document, name: str) -> list[str]:
         if mark is None:
             found.append(value.stage)
         elif isinstance(mark, ModelMark):
-            found += _model_stages(document, value)
+            found += model_stages(document, value)
     return list(dict.fromkeys(found))
 
 
-def _model_stages(document: Document, name: str) -> list[str]:
+def model_stages(document: Document, name: str) -> list[str]:
+    """The stages that train the adapters of a model, the lowest first."""
     definition = document.models[name]
-    below = _model_stages(document, definition.base) if definition.base else []
+    below = model_stages(document, definition.base) if definition.base else []
     return [*below, definition.adapter.stage] if definition.adapter and definition.adapter.stage else below
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "magenta": "35", "cyan": "36"}
 GAP = "  "
+NARROW = 24  # columns that the last column wants; a longer text goes on in the next line of the terminal
 
 
 def clean(text: object) -> str:
@@ -41,14 +43,29 @@ class Screen:
         return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style and self.coloured else text
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-        """Rows in columns; those named in `right` are aligned to the right. Cells may be styled already."""
+        """Rows in columns; those named in `right` are aligned to the right. Cells may be styled already.
+
+        Where the columns do not fit beside each other, each row is a block: its first cell, then a line a column.
+        """
         widths = [max(map(_columns, column)) for column in zip(heads, *rows, strict=True)]
+        before_last = sum(widths[:-1]) + len(GAP) * len(widths[1:])
+        if self.width - before_last < min(widths[-1], NARROW):
+            self._blocks(heads, rows)
+            return
         for number, row in enumerate([heads, *rows]):
             cells = []
             for head, cell, width in zip(heads, row, widths, strict=True):
                 room = " " * (width - _columns(cell))
                 cells.append(room + cell if head in right else cell + room)
             self.line(GAP.join(cells).rstrip(), "" if number else "bold")
+
+    def _blocks(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        wrapper = textwrap.TextWrapper(max(self.width, 12), GAP, GAP * 2, break_long_words=False)
+        for first, *others in rows:
+            self.line(first, "bold")
+            for head, cell in zip(heads[1:], others, strict=True):
+                for line in wrapper.wrap(f"{head}: {cell}") if cell else ():
+                    self.line(line)
 
 
 def _columns(text: str) -> int:

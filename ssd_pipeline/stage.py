@@ -438,7 +438,8 @@ class WholeStage:
 
 @dataclass(frozen=True)
 class EffectStage:
-    """Changes the outside. `done(params, inputs' digests)` says whether the outside already holds them."""
+    """Changes the outside. `done(params, inputs' digests)` says whether the outside already holds them; `ready(params)`
+    asks it beforehand whether it would let us, and gives its answer in words."""
 
     kind: str
     version: int
@@ -448,6 +449,7 @@ class EffectStage:
     reads: Callable[[Any], tuple[str, ...]] = lambda params: ()
     inputs: tuple[int, int | None] = (1, None)
     extra: str | None = None
+    ready: Callable[[Any], str] | None = None
     gives: Literal["nothing"] = "nothing"
 
 
