@@ -3,7 +3,8 @@
 With a handful of rows and tokens everything is tried that a run needs of the outside: the store, installed packages,
 every Hub repo and endpoint that is named, the first rows of the problems, a chunk of each model that is sampled, and
 that chunk under each model that scores or is trained. A check that fails stops no other one. A model whose adapter is
-not made yet is tried without it. This file prints nothing, stores nothing, and does not know how a stage runs.
+not made yet is tried without it. This file prints nothing, stores nothing but the commits of revisions, and does not
+know how a stage runs.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from ssd_pipeline.stage import (
 from ssd_pipeline.store import hub
 
 TOKENS = 32  # of the chunk that is sampled
+ANSWER_S = 60.0  # for an endpoint to say what it serves, or to write that chunk
 STAND_IN = "What is 1 + 1?", "1 + 1 = 2"  # a problem where none can be had yet, a text where none was sampled
 
 
@@ -60,7 +62,7 @@ def examine(path: str, kinds: Mapping[str, Stage], sets: Sequence[str] = ()) -> 
     Raises UserErrors for mistakes in the recipe itself.
     """
     plan = unresolved(path, kinds, sets=sets)
-    with suppress(UserErrors):  # the Hub cannot be reached: told below, repo by repo
+    with suppress(SsdError):  # the Hub or the store, which are told below
         plan.refresh()
     tokens = [m.token.get_secret_value() for m in plan.document.runtime.models.values() if m.token]
     for check in chain(_here(plan), _repos(plan), _stages(plan), _Trial(plan).checks()):
@@ -195,7 +197,8 @@ class _Trial:
                 yield _tried(f"model {model.name}, sampling", self._sampled, model, use)
             return
         for url in model.runtime.endpoints:
-            runtime = model.runtime.model_copy(update={"endpoints": (url,), "patience_s": 0.0})
+            short = {"endpoints": (url,), "patience_s": 0.0, "timeout_s": min(ANSWER_S, model.runtime.timeout_s)}
+            runtime = model.runtime.model_copy(update=short)
             yield _tried(f"model {model.name} at {url}", self._sampled, replace(model, runtime=runtime), use)
 
     def _sampled(self, model: Model, use: _Use) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import Field
 
 from ssd_pipeline import card
-from ssd_pipeline.errors import RunError
+from ssd_pipeline.errors import HubError, RunError
 from ssd_pipeline.records import Row
 from ssd_pipeline.stage import EffectStage, Input, Params, StageContext, Summary
 from ssd_pipeline.store import artifact, durable, hub
@@ -104,9 +104,12 @@ def done(params: PushDataset, digests: Sequence[str]) -> bool:
 
 
 def ready(params: PushDataset) -> str:
-    """Who pushes, and whether the version is there already. Raises HubError: no token, not reachable."""
+    """Who pushes, and whether the version is there already. Raises HubError: no token that may write, not reachable."""
     with asking(f"ask who pushes to {params.repo}", params.repo):
-        who = hub.api().whoami()["name"]
+        found = hub.api().whoami()
+    who = found["name"]
+    if found.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise HubError(f"the token of {who} may only read: one with `write` permission is needed")
     there = hub.version_commit(params.repo, "dataset", params.version) is not None
     return f"pushes as {who}" + (f"; {params.version} is there already and will not change" if there else "")
 
