@@ -96,7 +96,7 @@ class StageRun:
         reads = list(dict.fromkeys([*kind.reads(params), *kind.seeded_by]))
         have = set(input_schema(inputs).names)
         keyed = row_keys(self.fingerprint, kind, params, chained(inputs, [n for n in reads if n in have]))
-        journal = self.plan.store.journal(self.fingerprint)
+        journal = self.plan.store.journal(self.fingerprint, {c.name for c in columns(kind.adds)})
         tally = Tally(total=len(keyed))
         try:
             self._adopt(kind, journal, {k.key for k in keyed})
