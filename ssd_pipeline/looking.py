@@ -15,11 +15,9 @@ from itertools import islice
 from typing import Any
 
 from ssd_pipeline.display import amount
-from ssd_pipeline.doctor import examine
 from ssd_pipeline.errors import RunError, user_error
 from ssd_pipeline.identities import left_at_default
 from ssd_pipeline.planner import Plan
-from ssd_pipeline.preview import first_prompts
 from ssd_pipeline.published import pull
 from ssd_pipeline.screen import Screen, clean
 from ssd_pipeline.stage import Stage
@@ -69,6 +67,8 @@ def tell_prompts(planned: Plan, emit: Callable[[dict[str, Any]], None] | None) -
 
     With `emit` as events `prompt`, exact.
     """
+    from ssd_pipeline.preview import first_prompts  # brings the engine, which looking at a store does without
+
     for first in first_prompts(planned):
         if emit:
             emit({"event": "prompt", **asdict(first)})
@@ -81,6 +81,8 @@ def tell_prompts(planned: Plan, emit: Callable[[dict[str, Any]], None] | None) -
 
 def tell_health(path: str, kinds: Mapping[str, Stage], sets: Sequence[str]) -> None:
     """A line for each check, as soon as it is made. Raises RunError when one fails."""
+    from ssd_pipeline.doctor import examine  # as above
+
     screen, failed, count = Screen(sys.stdout), 0, 0
     for check in examine(path, kinds, sets):
         count += 1
