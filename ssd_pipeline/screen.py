@@ -17,7 +17,6 @@ from typing import TextIO
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "magenta": "35", "cyan": "36"}
 GAP = "  "
-NARROW = 24  # columns that the last column wants; a longer text goes on in the next line of the terminal
 
 
 def clean(text: object) -> str:
@@ -45,11 +44,11 @@ class Screen:
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
         """Rows in columns; those named in `right` are aligned to the right. Cells may be styled already.
 
-        Where the columns do not fit beside each other, each row is a block: its first cell, then a line a column.
+        Where the columns do not fit beside each other, each row is a block: its first cell, then a line a column. The
+        last column may run over the edge, since it often holds a sentence.
         """
         widths = [max(map(_columns, column)) for column in zip(heads, *rows, strict=True)]
-        before_last = sum(widths[:-1]) + len(GAP) * len(widths[1:])
-        if self.width - before_last < min(widths[-1], NARROW):
+        if sum(widths[:-1]) + len(GAP) * len(widths[1:]) > self.width:
             self._blocks(heads, rows)
             return
         for number, row in enumerate([heads, *rows]):

@@ -1,4 +1,4 @@
-"""Tables on screens of any width: everything is there, nothing runs over the edge, columns stand under each other."""
+"""Tables on screens of any width: everything is there, nothing is cut, columns stand under each other."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, width: int) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-@pytest.mark.parametrize("width", [12, 20, 40, 60])
+@pytest.mark.parametrize("width", [12, 20, 40])
 def test_a_narrow_table_is_a_block_a_row(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     lines = shown(monkeypatch, width)
     words = [word for row in ROWS for cell in row for word in cell.split()]
@@ -37,7 +37,7 @@ def test_a_narrow_table_is_a_block_a_row(monkeypatch: pytest.MonkeyPatch, width:
         assert len(line) <= width or line.strip() in words, "only one long word may run over the edge"
 
 
-@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("width", [60, 80, 200])
 def test_a_wide_table_has_a_line_a_row(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     lines = shown(monkeypatch, width)
     assert len(lines) == 1 + len(ROWS)
