@@ -91,8 +91,7 @@ def test_load_dataset_reads_every_version_back(hub: FakeHub, tmp_path: Path) -> 
         ([name], "v1"),
         ([name, "branches"], "v1"),
     )
-    shown = [{k: v for k, v in row.items() if k != "row"} for row in branches(4)]
-    assert found == [rows(4), rows(6, 1), rows(4), rows(4), shown]
+    assert found == [rows(4), rows(6, 1), rows(4), rows(4), branches(4)]
 
 
 def test_a_manifest_names_every_file_with_its_hash_and_no_private_place(hub: FakeHub, tmp_path: Path) -> None:
@@ -101,7 +100,7 @@ def test_a_manifest_names_every_file_with_its_hash_and_no_private_place(hub: Fak
     files = hub.repos["dataset", "me/math"].find("v1").files
     manifest = json.loads(files["manifests/verified.json"].data)
     assert manifest["digest"] == given.digest
-    assert manifest["lineage"]["inputs"] == given.record["inputs"]
+    assert manifest["record"]["inputs"] == given.record["inputs"]
     listed = {path: said for table in manifest["tables"].values() for path, said in table["files"].items()}
     assert set(listed) == {
         "data/verified/train-00000-of-00001.parquet",
