@@ -197,15 +197,16 @@ def _purpose(records: Sequence[Mapping[str, Any]]) -> str:
     """Who wrote, who judged, and for whom: by the nearest record that says so."""
 
     def named(role: str) -> str | None:
-        said = (one.get("identity", {}).get("params", {}).get(role) for one in records)
-        model = next((model for model in said if isinstance(model, Mapping)), None)
+        model = next((model for said in asked if isinstance(model := said.get(role), Mapping)), None)
         if model is None:
             return None
         name = f"{model['repo']} ({str(model.get('revision'))[:8]})" if model.get("repo") else "a local model"
         return escaped(name + (" with adapters" if model.get("adapters") else ""))
 
-    method = "Gen-SSD ([arXiv 2604.02819](https://arxiv.org/abs/2604.02819))"
-    lines = [f"Made with ssd_pipeline, which distils by {method}: the student judges while the teacher writes."]
+    asked = [one.get("identity", {}).get("params", {}) for one in records]
+    method = "by Gen-SSD ([arXiv 2604.02819](https://arxiv.org/abs/2604.02819)): a student judged the teacher's branches"
+    judged = any(said.get("teacher") and said.get("student") for said in asked)
+    lines = [f"Made with ssd_pipeline, {method}." if judged else "Made with ssd_pipeline."]
     for role, what in (("teacher", "Written by"), ("student", "Made for the student"), ("model", "Trained on")):
         if name := named(role):
             lines.append(f"{what} {name}.")

@@ -52,7 +52,7 @@ def _reason(error: BaseException, repo: str) -> str:
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is gated: accept its terms on its page, then log in (`hf auth login` or HF_TOKEN)"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no such revision"
+        return f"{repo} has no such revision (a rewritten history loses commits; --refresh looks revisions up again)"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"{repo} does not exist, or it is private and needs a token with `read` permission (HF_TOKEN)"
     if isinstance(error, errors.LocalTokenNotFoundError):
