@@ -204,7 +204,9 @@ def _purpose(records: Sequence[Mapping[str, Any]]) -> str:
         return escaped(name + (" with adapters" if model.get("adapters") else ""))
 
     asked = [one.get("identity", {}).get("params", {}) for one in records]
-    method = "by Gen-SSD ([arXiv 2604.02819](https://arxiv.org/abs/2604.02819)): a student judged the teacher's branches"
+    method = (
+        "by Gen-SSD ([arXiv 2604.02819](https://arxiv.org/abs/2604.02819)): a student judged the teacher's branches"
+    )
     judged = any(said.get("teacher") and said.get("student") for said in asked)
     lines = [f"Made with ssd_pipeline, {method}." if judged else "Made with ssd_pipeline."]
     for role, what in (("teacher", "Written by"), ("student", "Made for the student"), ("model", "Trained on")):

@@ -24,7 +24,7 @@ from ssd_pipeline.identities import Identities, Waiting, artifact_key, defaults_
 from ssd_pipeline.recipe import Document, StageDef
 from ssd_pipeline.stage import EffectStage, ModelMark, RowStage, Stage, WholeStage, marked
 from ssd_pipeline.store.identity import digest_of
-from ssd_pipeline.store.local import Artifact, Store
+from ssd_pipeline.store.local import PULLED, Artifact, Store
 from ssd_pipeline.store.shared import Remote, Shared
 
 RepoType = Literal["dataset", "model"]
@@ -33,7 +33,8 @@ Status = Literal["hit", "remote", "miss", "waits", "effect"]
 
 @dataclass(frozen=True)
 class Planned:
-    """One stage as it stands now. `most_tokens`: an upper bound of teacher tokens, None where nothing is sampled."""
+    """One stage as it stands now. `most_tokens`: an upper bound of teacher tokens, None where nothing is sampled.
+    `known`: the content of a miss on which something that was pulled stands."""
 
     name: str
     kind: str
@@ -47,6 +48,7 @@ class Planned:
     remote: Remote | None = None
     rows: int | None = None
     most_tokens: int | None = None
+    known: str | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,7 @@ class Resolver:
         self._known = store.remembered(self.recipe, "revisions")
         self._commits = {} if refresh else dict(self._known)
         self._notes: list[str] = []
+        self._contents = store.remembered(PULLED, "contents")
         self.identities = Identities(document, self._content, self.commit)
 
     def resolve_all(self, order: Iterable[str]) -> dict[str, Planned]:
@@ -208,10 +211,11 @@ class Resolver:
         return dict(self._planned)
 
     def _content(self, name: str) -> str:
-        found = self._planned[name].found or self._planned[name].remote
-        if found is None:
+        planned = self._planned[name]
+        found = planned.found or planned.remote
+        if found is None and planned.known is None:
             raise Waiting(name)
-        return str(found.record["content"])
+        return str(found.record["content"] if found else planned.known)
 
     def commit(self, repo_type: RepoType, repo: str, revision: str) -> str:
         """The commit of a Hub revision, looked up once per recipe (`--refresh` looks again). Raises UserErrors."""
@@ -267,10 +271,12 @@ class Resolver:
             return Planned(name, definition.kind.kind, "remote", address, why, key, identity, take, None, remote, rows)
         why = f"damaged: {found}" if found else self._why(name, identity, inputs, forced=name in self._force)
         problem = remote if isinstance(remote, str) else self.shared.problem if self.shared else None
+        known = self._contents.get(key)
+        why = "known from what was pulled, made if its rows are needed" if known else why
         why = "; ".join(filter(None, (why, problem, *self._notes)))
         rows = self._expected_rows(definition)
         kind, most = definition.kind.kind, _most(definition, rows)
-        return Planned(name, kind, "miss", address, why, key, identity, take, rows=rows, most_tokens=most)
+        return Planned(name, kind, "miss", address, why, key, identity, take, rows=rows, most_tokens=most, known=known)
 
     def _preferred(
         self, name: str, definition: StageDef, base: dict[str, Any], inputs: list[dict[str, Any]]
@@ -336,7 +342,8 @@ class Resolver:
         return Planned(name, definition.kind.kind, "effect", None, "changes the outside", key, identity)
 
     def _waits(self, name: str, definition: StageDef) -> Planned:
-        missing = [n for n in dependencies(self.document, name) if not (p := self._planned[n]).found and not p.remote]
+        above = {n: self._planned[n] for n in dependencies(self.document, name)}
+        missing = [n for n, stage in above.items() if not (stage.found or stage.remote or stage.known)]
         rows = self._expected_rows(definition)
         why = f"waits for {', '.join(missing)}"
         return Planned(name, definition.kind.kind, "waits", None, why, rows=rows, most_tokens=_most(definition, rows))

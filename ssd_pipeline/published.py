@@ -16,10 +16,8 @@ from typing import Any
 
 from ssd_pipeline.errors import HubError, StoreError, user_error
 from ssd_pipeline.store import bundle, hub
-from ssd_pipeline.store.local import Artifact, Store
+from ssd_pipeline.store.local import PULLED, Artifact, Store
 from ssd_pipeline.store.shared import Shared
-
-KNOWN = "pulled"  # runs/pulled/versions.json: OWNER/REPO@VERSION -> repo type and commit
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def _commit(repo: str, version: str | None) -> tuple[hub.RepoType, str]:
     if version is not None and hub.COMMIT.fullmatch(version):
         return "dataset", version
     store, name = Store.default(), f"{repo}@{version}"
-    remembered = store.remembered(KNOWN, "versions")
+    remembered = store.remembered(PULLED, "versions")
     there: list[str] = []
     types: tuple[hub.RepoType, ...] = ("dataset", "model")
     try:
@@ -81,7 +79,7 @@ def _commit(repo: str, version: str | None) -> tuple[hub.RepoType, str]:
                 commit = known[str(version)]
                 if remembered.get(name) != [repo_type, commit]:
                     with suppress(StoreError):  # a store that cannot be written holds up nothing
-                        store.remember(KNOWN, "versions", {**remembered, name: [repo_type, commit]})
+                        store.remember(PULLED, "versions", {**remembered, name: [repo_type, commit]})
                 return repo_type, commit
             there += known
     except HubError as cause:
@@ -96,10 +94,11 @@ def _commit(repo: str, version: str | None) -> tuple[hub.RepoType, str]:
 
 def keep(pulled: Pulled, store: Store) -> list[Artifact]:
     """Put a pulled artifact into the store, with those it was made from as far as the repo has them: a run finds them
-    as if they had been made here. [] for a part of an artifact, which no run would make."""
+    as if they had been made here. Of the others the content is remembered, by which a plan knows what stands on them.
+    [] for a part of an artifact, which no run would make."""
     if not pulled.manifest["whole"]:
         return []
-    shared, kept = Shared(pulled.repo), []
+    shared, kept, contents = Shared(pulled.repo), [], dict(store.remembered(PULLED, "contents"))
     for record in [pulled.manifest["record"], *pulled.manifest["above"]]:
         here = store.find(record["address"])
         if not isinstance(here, Artifact):
@@ -109,6 +108,8 @@ def keep(pulled: Pulled, store: Store) -> list[Artifact]:
                 remote = shared.find("model" if record["rows"] is None else "dataset", record["address"], record["key"])
                 here = shared.fetch(remote, store) if remote is not None and not isinstance(remote, str) else None
         kept += [here] if isinstance(here, Artifact) else []
+        contents[record["key"]] = record["content"]
+    store.remember(PULLED, "contents", contents)
     return kept
 
 

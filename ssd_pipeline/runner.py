@@ -103,7 +103,8 @@ def _ended_like_ctrl_c(asked: list[str]) -> Iterator[None]:
 
 
 def needed(plan: Plan) -> set[str]:
-    """The selected stages, and above those that are made anew whatever is not here."""
+    """The selected stages, and above those that are made anew whatever is not here. A stage of which only the content
+    is known is made for one of these, or when it was chosen by name."""
     found: set[str] = set()
 
     def visit(name: str) -> None:
@@ -115,6 +116,8 @@ def needed(plan: Plan) -> set[str]:
                 if plan.stages[above].status != "hit":
                     visit(above)
 
+    named = {*plan.choice.only, *plan.choice.start, *plan.choice.force}
     for name in plan.selected:
-        visit(name)
+        if name in named or not plan.stages[name].known:
+            visit(name)
     return found

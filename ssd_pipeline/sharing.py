@@ -2,9 +2,9 @@
 
 A push comes after its stage is finished and kept, and nothing that goes wrong with it stops a run: it is told, and
 remembered until it is made (by the next run, or by `ssd push`), so that a death between commit and tag is mended too.
-Once the Hub could not be reached it is left alone for the rest of the run. A trial (`--limit`) is not published. What
-was promised by the plan and cannot be fetched does stop the run: the work would have to be paid for again, and that
-is for the user to say. This file does not know how an artifact is sent.
+Once the Hub could not be reached or said no, nothing more is sent in that run. A trial (`--limit`) is not published.
+What the plan promised and cannot be fetched does stop the run: the work would have to be paid for again, and that is
+for the user to say. This file does not know how an artifact is sent.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Sharing:
         self.plan, self.listen, self.shared = plan, listen, plan.resolver.shared
         self._owed = plan.store.remembered(plan.resolver.recipe, OWED)
         self._trial = plan.choice.limit is not None
+        self._stopped = self.shared.problem  # why no push is tried any more
 
     def settle(self) -> None:
         """Make the pushes that earlier runs could not."""
@@ -79,22 +80,24 @@ class Sharing:
         """Say what is still to be published."""
         if self._owed and not self._trial:
             what = f"{len(self._owed)} finished artifacts are not in {self.shared.repo} yet"
-            why = f" ({self.shared.problem})" if self.shared.problem else ""
+            why = f" ({self._stopped})" if self._stopped else ""
             self._note(next(iter(self._owed.values())), f"{what}{why}: the next run or `ssd push` brings them there")
 
     def _push(self, address: str, name: str) -> str | None:
         """Publish one artifact; why it could not be, in words."""
         found = self.plan.store.find(address)
-        if self.shared.problem is None and isinstance(found, Artifact):
+        if self._stopped is None and isinstance(found, Artifact):
             try:
                 self.shared.push(self.plan.store, found, name)
             except RunError as cause:
-                if isinstance(cause, HubError) and cause.unreachable:
-                    self.shared.problem = str(cause)
+                if (
+                    isinstance(cause, HubError) and cause.__cause__
+                ):  # it was the Hub that said no, and not this artifact
+                    self._stopped = str(cause)
                 self._note(name, f"not published: {cause}")
                 return str(cause)
             self._remember({a: n for a, n in self._owed.items() if a != address})
-        return self.shared.problem
+        return self._stopped
 
     def _remember(self, owed: dict[str, str]) -> None:
         if owed != self._owed:

@@ -43,7 +43,8 @@ class PushDataset(Params):
         repo = self.repo
         if not REPO.fullmatch(repo) or len(repo) > 96 or "--" in repo or ".." in repo or repo.endswith(".git"):
             yield ("repo",), f"{repo!r} is not the name of a repo on the Hub: owner/name, 96 characters at most"
-        if not VERSION.fullmatch(self.version) or self.version == "main" or hub.COMMIT.fullmatch(self.version):
+        taken = self.version == "main" or hub.COMMIT.fullmatch(self.version) or bundle.ADDRESS.fullmatch(self.version)
+        if taken or not VERSION.fullmatch(self.version):
             yield ("version",), f"{self.version!r} cannot name a version: letters, digits, '.', '_', '-'; not main"
 
 
@@ -55,7 +56,7 @@ def run(params: PushDataset, ctx: StageContext) -> Summary:
         for given in ctx.inputs:
             tables, beside = _leaving(given, ctx.inputs, Path(folder))
             files |= {path: file for table in tables for path, file in table.files.items()} | beside
-            delete += [f"data/{table.config}/*" for table in tables]
+            delete += [f"data/{table.config}/*" for table in tables] + [f"manifests/{given.name}.*.json"]
             rows += sum(table.rows for table in tables)
             manifest = f"manifests/{given.name}.json"
             whole = not _filtered(given) and "files" in given.record

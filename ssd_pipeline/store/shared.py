@@ -98,7 +98,7 @@ class Shared:
             tabled = {file.name for table in made for file in table.files.values()}
             rest = [f["name"] for f in record["files"] if f["name"] not in tabled]
             beside = {f"data/{output}/{name}": found.data / name for name in rest}
-            delete = [f"data/{output}/*", f"data/{output}.*", f"manifests/{output}.*.json"]
+            delete = [f"data/{output}/*", f"data/{output}.*", f"manifests/{output}.*json"]
         files: dict[str, hub.Content] = {path: file for t in made for path, file in t.files.items()} | beside
         files[place] = bundle.manifest(output, record["digest"], record, above, made, beside, whole=True)
         files["README.md"] = self._card(output, address, record, above, made)
