@@ -71,9 +71,15 @@ def run_command(
 
 
 @app.command("plan")
-def plan_command(recipe: Recipe, sets: Sets = None, refresh: Refresh = False, as_json: Json = False) -> None:
+def plan_command(
+    recipe: Recipe,
+    sets: Sets = None,
+    refresh: Refresh = False,
+    no_hub_cache: NoHubCache = False,
+    as_json: Json = False,
+) -> None:
     """Show what a run would do, and why; the same as run --dry-run."""
-    run_command(recipe, sets=sets, refresh=refresh, dry_run=True, as_json=as_json)
+    run_command(recipe, sets=sets, refresh=refresh, no_hub_cache=no_hub_cache, dry_run=True, as_json=as_json)
 
 
 @app.command("schema")

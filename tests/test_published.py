@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -248,3 +249,28 @@ def test_a_token_is_found_nowhere(hub: FakeHub, tmp_path: Path) -> None:
     assert str(tmp_path).encode() not in b"".join(published)
     assert all(s.token is None for s in hub.seen if s.port == "cdn")
     assert {s.token for s in hub.seen if s.port == "api"} <= {token, None}
+
+
+def test_the_commands_of_the_docs_run(hub: FakeHub, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "hub.md").read_text()
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "recipe.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    (place / "problems.jsonl").write_text(ONE)
+    environ = client_environment(hub, tmp_path / "reader", hub.token("your-name"))
+    commands = re.findall(r"^\$ (.*)$", text, re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        name, *words = shlex.split(command)
+        done = call(place, *words, command=SSD if name == "ssd" else SSD_RUN, **environ)
+        assert done.returncode == 0, done.stderr
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    told = subprocess.run(
+        [sys.executable, "-c", f"{code}\nassert rows['problem'][0] == '1+1?'"],
+        cwd=place,
+        text=True,
+        env={**os.environ, **environ, "SSD_HOME": str(place / "store")},
+        capture_output=True,
+        timeout=120,
+    )
+    assert told.returncode == 0, told.stderr

@@ -19,6 +19,7 @@ import json
 import random
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -56,6 +57,7 @@ def _patient_clients() -> None:
 
     set_client_factory(client)
     disable_progress_bars()
+    warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # an adapter's loss curve
 
 
 def api() -> HfApi:
