@@ -34,8 +34,8 @@ def plan(
     refresh: bool = False,
     hub_cache: bool = True,
 ) -> Plan:
-    """Read a recipe and look every stage up. Arguments as the options of `ssd-run` (`start` is `--from`, `hub_cache=False`
-    is `--no-hub-cache`).
+    """Read a recipe and look every stage up. Arguments as the options of `ssd-run` (`start` is `--from`, and
+    `hub_cache=False` is `--no-hub-cache`).
 
     Raises ssd_pipeline.errors.UserErrors with all mistakes at once.
     """

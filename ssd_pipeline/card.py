@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -27,19 +28,19 @@ MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#|!~&])")
 
 @dataclass(frozen=True)
 class Config:
-    """One config of the repo: its name, the folder of its files, its rows and column names."""
+    """One table of the repo: the config it is loaded by, its rows, column names, files by their path in the repo."""
 
     name: str
-    folder: str
     rows: int
     columns: Sequence[str]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Output:
     """One published stage. `configs`: its rows first, then side tables; an adapter has none. `record`: of its artifact;
-    `above`: the records of what it was made from, nearest first; both as they may be shown. `measures`: more plain data
-    on what came out. `manifest`: its path in the repo."""
+    `above`: the records of what it was made from, nearest first; both as they may be shown. `manifest`: its path in
+    the repo."""
 
     name: str
     digest: str
@@ -47,7 +48,6 @@ class Output:
     record: Mapping[str, Any]
     above: Sequence[Mapping[str, Any]]
     manifest: str
-    measures: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _merged(front: Mapping[str, Any], release: Release) -> dict[str, Any]:
     has_default = any(isinstance(c, dict) and (c.get("default") or c.get("config_name") == "default") for c in others)
     said: list[dict[str, Any]] = []
     for place, config in enumerate(configs):
-        files = [{"split": "train", "path": f"{config.folder}/train-*.parquet"}]
+        files = [{"split": "train", "path": f"data/{config.name}/train-*.parquet"}]
         first = {"default": True} if place == 0 and not has_default and "default" not in ours else {}
         said.append({"config_name": config.name, "data_files": files, **first})
     merged["configs"] = [*said, *others]
@@ -176,7 +176,7 @@ def _block(release: Release, output: Output) -> str:
             *([_table(("config", "rows", "columns"), map(_config_row, output.configs))] if output.configs else []),
             "### What came out",
             f"Version `{release.version}`, kind `{output.record.get('kind')}`, digest `{output.digest[:16]}`.",
-            fenced(_json({**came_out, **({output.name: output.measures} if output.measures else {})}), "json"),
+            fenced(_json(came_out), "json"),
             "### What was asked",
             "Parameters that stand at their default are left out; models are named by repo and commit, or by content.",
             fenced(_json(asked), "json"),
@@ -193,16 +193,18 @@ def _block(release: Release, output: Output) -> str:
     )
 
 
+def model_of(records: Sequence[Mapping[str, Any]], role: str) -> str | None:
+    """The model in a role (teacher, student, model), by the nearest record that has one; None when none has."""
+    asked = (one.get("identity", {}).get("params", {}).get(role) for one in records)
+    model = next((model for model in asked if isinstance(model, Mapping)), None)
+    if model is None:
+        return None
+    name = f"{model['repo']}@{str(model.get('revision'))[:8]}" if model.get("repo") else "a local model"
+    return name + (" + adapter" if model.get("adapters") else "")
+
+
 def _purpose(records: Sequence[Mapping[str, Any]]) -> str:
-    """Who wrote, who judged, and for whom: by the nearest record that says so."""
-
-    def named(role: str) -> str | None:
-        model = next((model for said in asked if isinstance(model := said.get(role), Mapping)), None)
-        if model is None:
-            return None
-        name = f"{model['repo']} ({str(model.get('revision'))[:8]})" if model.get("repo") else "a local model"
-        return escaped(name + (" with adapters" if model.get("adapters") else ""))
-
+    """Who wrote, who judged, and for whom."""
     asked = [one.get("identity", {}).get("params", {}) for one in records]
     method = (
         "by Gen-SSD ([arXiv 2604.02819](https://arxiv.org/abs/2604.02819)): a student judged the teacher's branches"
@@ -210,8 +212,8 @@ def _purpose(records: Sequence[Mapping[str, Any]]) -> str:
     judged = any(said.get("teacher") and said.get("student") for said in asked)
     lines = [f"Made with ssd_pipeline, {method}." if judged else "Made with ssd_pipeline."]
     for role, what in (("teacher", "Written by"), ("student", "Made for the student"), ("model", "Trained on")):
-        if name := named(role):
-            lines.append(f"{what} {name}.")
+        if name := model_of(records, role):
+            lines.append(f"{what} {escaped(name)}.")
     return " ".join(lines)
 
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssd_pipeline import card
 from ssd_pipeline.errors import HubError, StoreError, user_error
 from ssd_pipeline.store import bundle, hub
 from ssd_pipeline.store.local import PULLED, Artifact, Store
-from ssd_pipeline.store.shared import Shared
+from ssd_pipeline.store.shared import Remote, Shared
 
 
 @dataclass(frozen=True)
@@ -99,26 +100,17 @@ def keep(pulled: Pulled, store: Store) -> list[Artifact]:
     if not pulled.manifest["whole"]:
         return []
     shared, kept, contents = Shared(pulled.repo), [], dict(store.remembered(PULLED, "contents"))
+    remote: Remote | str | None = Remote(pulled.repo_type, pulled.commit, pulled.manifest)
     for record in [pulled.manifest["record"], *pulled.manifest["above"]]:
         here = store.find(record["address"])
-        if not isinstance(here, Artifact):
-            if record is pulled.manifest["record"]:
-                here = _restored(pulled, store)
-            else:
-                remote = shared.find("model" if record["rows"] is None else "dataset", record["address"], record["key"])
-                here = shared.fetch(remote, store) if remote is not None and not isinstance(remote, str) else None
+        if record is not pulled.manifest["record"]:
+            remote = shared.find("model" if record["rows"] is None else "dataset", record["address"], record["key"])
+        if not isinstance(here, Artifact) and isinstance(remote, Remote):
+            here = shared.fetch(remote, store)
         kept += [here] if isinstance(here, Artifact) else []
         contents[record["key"]] = record["content"]
     store.remember(PULLED, "contents", contents)
     return kept
-
-
-def _restored(pulled: Pulled, store: Store) -> Artifact:
-    where = f"{pulled.repo}@{pulled.version}"
-    bundle.room(store, pulled.manifest, where)
-    paths = hub.exactly(list(bundle.listed(pulled.manifest)))
-    folder = hub.snapshot(pulled.repo, pulled.repo_type, pulled.commit, paths)
-    return bundle.restore(store, folder, pulled.manifest, where)
 
 
 def load(repo: str, output: str | None = None, *, version: str | None = None) -> Any:
@@ -147,15 +139,6 @@ def listing(repo: str) -> Iterator[tuple[str, ...]]:
                 made = str(said["record"].get("ended") or "")
                 for name, count in rows.items():
                     shown = "" if count is None else f"{count:,}"
-                    lines.append((made, version, name, shown, _model(records, "student"), _model(records, "teacher")))
+                    models = (card.model_of(records, role) or "" for role in ("student", "teacher"))
+                    lines.append((made, version, name, shown, *models))
     yield from (line[1:] + line[:1] for line in sorted(lines, key=lambda line: line[0], reverse=True))
-
-
-def _model(records: list[Mapping[str, Any]], role: str) -> str:
-    """The nearest model in a role: its repo and commit, or its content where it was local."""
-    said = (one.get("identity", {}).get("params", {}).get(role) for one in records)
-    model = next((model for model in said if isinstance(model, Mapping)), None)
-    if model is None:
-        return ""
-    adapters = " + adapter" if model.get("adapters") else ""
-    return (f"{model['repo']}@{str(model.get('revision'))[:8]}" if model.get("repo") else "local") + adapters

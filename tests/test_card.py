@@ -57,8 +57,8 @@ def release(**changes: object) -> Release:
         name="verified",
         digest="d" * 64,
         configs=[
-            Config("verified", "data/verified", 1200, ["uuid", "problem"]),
-            Config("branches", "data/branches", 7, ["uuid", "text"]),
+            Config("verified", 1200, ["uuid", "problem"]),
+            Config("branches", 7, ["uuid", "text"]),
         ],
         record=RECORD,
         above=[ABOVE],
@@ -119,7 +119,7 @@ def test_what_people_wrote_is_kept_and_our_block_replaced() -> None:
 
 def test_outputs_of_several_publications_stand_side_by_side() -> None:
     text = render(release(), None)
-    other = Output("raw", "e" * 64, [Config("raw", "data/raw", 3, ["uuid"])], ABOVE, [], "manifests/raw.json")
+    other = Output("raw", "e" * 64, [Config("raw", 3, ["uuid"])], ABOVE, [], "manifests/raw.json")
     both = render(release(outputs=[other], version="v2"), text)
     assert [c["config_name"] for c in front(both)["configs"]] == ["raw", "verified", "branches"]
     assert [c.get("default") for c in front(both)["configs"]] == [None, True, None]
@@ -147,7 +147,7 @@ def test_broken_front_matter_is_not_destroyed(broken: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_foreign_text_does_not_break_out(text: str) -> None:
-    config = Config("verified", "data/verified", 1, [text])
+    config = Config("verified", 1, [text])
     record = {"kind": "v", "identity": {"params": {"prompt": text}}, "summary": {text: text}, "rows": text}
     record["recipe"] = {"texts": {text: text}}
     output = Output("verified", "d" * 64, [config], record, [{"kind": text, "address": text}], "m")

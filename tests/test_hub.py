@@ -310,7 +310,7 @@ def test_a_version_given_away_meanwhile_is_an_error(hub: FakeHub) -> None:
 def test_an_interrupted_upload_shows_nothing_and_its_blobs_are_not_sent_again(hub: FakeHub) -> None:
     files = {f"data/{i}.parquet": b"%d" % i * 100 for i in range(4)}
     hub.fault("PUT", times=10_000, status=400)
-    hub.faults[-1].pattern = f"PUT /put/{client._oids(files['data/3.parquet'])[0]}"
+    hub.faults[-1].pattern = f"PUT /put/{client._described(files['data/3.parquet'])['sha256']}"
     with pytest.raises(RunError):
         publish(files)
     assert not hub.asked("POST .*commit")

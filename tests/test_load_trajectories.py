@@ -72,10 +72,10 @@ def test_one_text_a_row_needs_no_list(tmp_path: Path) -> None:
     [
         (None, "solution 1 is missing"),
         ([], "solution 1 is list, not text"),
-        (["", "ok"], "solution 1 is empty"),
+        (["", "ok"], "solution 1 is missing"),
         ([3], "solution 1 is int, not text"),
         (["\ud800"], "solution 1 is not valid Unicode"),
-        (["x" * 4_000_001], "solution 1 is longer than 4,000,000 characters"),
+        (["x" * 1_000_001], "solution 1 is longer than 1,000,000 bytes"),
     ],
 )
 def test_what_cannot_be_used_is_kept_with_its_reason(tmp_path: Path, given: Any, says: str) -> None:

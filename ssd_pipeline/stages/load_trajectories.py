@@ -16,14 +16,12 @@ from typing import Any
 from pydantic import Field
 
 from ssd_pipeline.errors import RunError
-from ssd_pipeline.problems import SURROGATE, Found
+from ssd_pipeline.problems import Found, text_of
 from ssd_pipeline.problems import row as problem_row
 from ssd_pipeline.records import Fate, Row, arrow_schema
 from ssd_pipeline.stage import DatasetRepo, LocalPath, Params, StageContext, Summary, WholeStage
 from ssd_pipeline.stages.load_problems import Holdout, check, located
 from ssd_pipeline.store import sources
-
-SOLUTION_CHARACTERS = 4_000_000  # a longer one is an error of its row
 
 
 class SolutionColumns(Params):
@@ -109,22 +107,13 @@ def _solutions(row: Row, given: Any, complete: Any, place: str) -> Iterator[Row]
     texts = given if isinstance(given, (list, tuple)) and given else [given]
     ended = complete if isinstance(complete, (list, tuple)) else [complete] * len(texts)
     for number, text in enumerate(texts):
-        error = row["error"]
-        if error is None and (problem := _unusable(text)):
-            error = f"{place}: solution {number + 1} {problem}"
+        solution, problem = text_of(text, f"solution {number + 1}")
+        if not problem and not (solution and solution.strip()):
+            problem = f"solution {number + 1} is missing"
+        error = row["error"] or (f"{place}: {problem}" if problem else None)
         done = number < len(ended) and ended[number] is True
         fate = Fate.error if error else Fate.accepted if done else Fate.too_long
-        yield {**row, "error": error, "solution": None if error else text, "candidate": number, "fate": fate}
-
-
-def _unusable(text: Any) -> str | None:
-    if not isinstance(text, str):
-        return "is missing" if text is None else f"is {type(text).__name__}, not text"
-    if not text.strip():
-        return "is empty"
-    if len(text) > SOLUTION_CHARACTERS:
-        return f"is longer than {SOLUTION_CHARACTERS:,} characters"
-    return "is not valid Unicode" if SURROGATE.search(text) else None
+        yield {**row, "error": error, "solution": None if error else solution, "candidate": number, "fate": fate}
 
 
 STAGE = WholeStage(

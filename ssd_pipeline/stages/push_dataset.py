@@ -56,16 +56,14 @@ def run(params: PushDataset, ctx: StageContext) -> Summary:
         for given in ctx.inputs:
             tables, beside = _leaving(given, ctx.inputs, Path(folder))
             files |= {path: file for table in tables for path, file in table.files.items()} | beside
-            delete += [f"data/{table.config}/*" for table in tables] + [f"manifests/{given.name}.*.json"]
+            delete += [f"data/{table.name}/*" for table in tables] + [f"manifests/{given.name}.*.json"]
             rows += sum(table.rows for table in tables)
             manifest = f"manifests/{given.name}.json"
             whole = not _filtered(given) and "files" in given.record
             told = (given.name, given.digest, given.record, given.above, tables, beside)
             files[manifest] = bundle.manifest(*told, whole=whole)
-            configs = [card.Config(t.config, f"data/{t.config}", t.rows, t.columns) for t in tables]
-            record, above = bundle.shareable(given.record), [bundle.shareable(one) for one in given.above]
-            measures = dict(bundle.measures(given.directory))
-            outputs.append(card.Output(given.name, given.digest, configs, record, above, manifest, measures))
+            shown = [bundle.shareable(one) for one in (given.record, *given.above)]
+            outputs.append(card.Output(given.name, given.digest, tables, shown[0], shown[1:], manifest))
         said = {name: getattr(params, name) for name in ("license", "pretty_name", "description")}
         release = card.Release(params.repo, params.version, outputs, **said)
         files["README.md"] = lambda present: card.rendered(release, present)
@@ -102,7 +100,7 @@ def _filtered(given: Input) -> bool:
     return given.digest != given.record["digest"]
 
 
-def _leaving(given: Input, inputs: Sequence[Input], folder: Path) -> tuple[list[bundle.Table], dict[str, Path]]:
+def _leaving(given: Input, inputs: Sequence[Input], folder: Path) -> tuple[list[card.Config], dict[str, Path]]:
     """The tables of an input, rows first, and the files beside them: as they stand, or, with a `where`, written anew
     below `folder`."""
     if not given.record.get("rows"):
@@ -113,13 +111,10 @@ def _leaving(given: Input, inputs: Sequence[Input], folder: Path) -> tuple[list[
         names[name] = f"{given.name}_{name}" if name in others or name == given.name else name
     if _filtered(given):
         return _written(given, names, folder), {}
-    tables = bundle.tables(given.record, given.directory, names)
-    tabled = {file.name for table in tables for file in table.files.values()}
-    rest = [f["name"] for f in given.record.get("files", ()) if f["name"] not in tabled]
-    return tables, {f"data/{given.name}/{name}": given.directory / name for name in rest}
+    return bundle.leaving(given.name, given.record, given.directory, names)
 
 
-def _written(given: Input, names: dict[str, str], folder: Path) -> list[bundle.Table]:
+def _written(given: Input, names: dict[str, str], folder: Path) -> list[card.Config]:
     """What `where` leaves, as shards; the engine's row number is left out, for it would name nothing."""
     root, kept = given.directory.parent, set()
 
@@ -137,7 +132,7 @@ def _written(given: Input, names: dict[str, str], folder: Path) -> list[bundle.T
     return made
 
 
-def _table(config: str, schema: Any, rows: Iterator[Row], folder: Path) -> bundle.Table:
+def _table(config: str, schema: Any, rows: Iterator[Row], folder: Path) -> card.Config:
     import pyarrow as pa
 
     names = [name for name in schema.names if name != "row"]
@@ -145,7 +140,7 @@ def _table(config: str, schema: Any, rows: Iterator[Row], folder: Path) -> bundl
     place = folder / config
     durable.make_dir(place)
     told = artifact.write_table(place, "train", shown, ({n: row[n] for n in names} for row in rows), frozenset())
-    return bundle.Table(config, bundle.placed(config, sorted(place.glob("train-*.parquet"))), told["rows"], names)
+    return card.Config(config, told["rows"], names, bundle.placed(config, sorted(place.glob("train-*.parquet"))))
 
 
 STAGE = EffectStage(kind="push_dataset", version=1, params=PushDataset, run=run, done=done)

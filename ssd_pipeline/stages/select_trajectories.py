@@ -8,11 +8,8 @@ numbers a row. This file does not know who wrote or scored.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
 
-from pydantic import Field
-
-from ssd_pipeline.criteria import CRITERIA, Candidate, Select
+from ssd_pipeline.criteria import CRITERIA, Candidate, Name, Select
 from ssd_pipeline.errors import RunError
 from ssd_pipeline.stage import Params, StageContext, Summary, WholeStage
 from ssd_pipeline.store import artifact
@@ -21,9 +18,7 @@ from ssd_pipeline.store import artifact
 class SelectParams(Params):
     """Which solution of a problem is kept."""
 
-    criterion: Literal["perplexity", "highest", "random", "first", "longest", "shortest"] = Field(
-        "perplexity", description="perplexity takes the lowest; the others are controls"
-    )
+    criterion: Name = "perplexity"
 
 
 def run(params: SelectParams, ctx: StageContext) -> Summary:
@@ -36,8 +31,7 @@ def run(params: SelectParams, ctx: StageContext) -> Summary:
         draw = int.from_bytes(hashlib.sha256(f"select {row['uuid']} {row['solution']}".encode()).digest()[:6]) / 2**48
         measured = row["perplexity"]
         candidate = Candidate(place, row["scored_tokens"] or 0, measured, measured, draw)
-        usable = row["solution"] is not None
-        value = criterion.value(candidate, select) if usable else float("inf")
+        value = float("inf") if row["solution"] is None else criterion.value(candidate, select)
         if row["uuid"] not in best or value < best[row["uuid"]][0]:
             best[row["uuid"]] = (value, place)
     if not best:

@@ -13,14 +13,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ssd_pipeline.card import Config
 from ssd_pipeline.errors import HubError, StoreError
 from ssd_pipeline.store import artifact, durable
 from ssd_pipeline.store.identity import digest_of, file_digest
@@ -32,24 +32,21 @@ _NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 _ADAPTER = (".safetensors", ".json", ".parquet")  # a pickle runs code when it is loaded
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table of an output on its way out: its config, its files by their path in the repo, what they hold."""
+def leaving(
+    output: str, record: Mapping[str, Any], data: Path, names: Mapping[str, str]
+) -> tuple[list[Config], dict[str, Path]]:
+    """The tables of an artifact as they stand below `data`, and the files beside them by their path in the repo.
 
-    config: str
-    files: Mapping[str, Path]
-    rows: int
-    columns: Sequence[str]
-
-
-def tables(record: Mapping[str, Any], data: Path, names: Mapping[str, str]) -> list[Table]:
-    """The tables of an artifact as they stand below `data`. `names`: the config of each, rows first."""
+    `names`: the config of each table, rows first.
+    """
     made = []
     for name, config in names.items():
         shards = sorted(data.glob(f"{name}-[0-9]*.parquet"))
         columns = artifact.read_schema(data.parent, name).names
-        made.append(Table(config, placed(config, shards), record["tables"][name]["rows"], columns))
-    return made
+        made.append(Config(config, record["tables"][name]["rows"], columns, placed(config, shards)))
+    tabled = {file.name for table in made for file in table.files.values()}
+    rest = [f["name"] for f in record.get("files", ()) if f["name"] not in tabled]
+    return made, {f"data/{output}/{name}": data / name for name in rest}
 
 
 def placed(config: str, shards: Sequence[Path]) -> dict[str, Path]:
@@ -67,7 +64,7 @@ def manifest(
     digest: str,
     record: Mapping[str, Any],
     above: Sequence[Mapping[str, Any]],
-    made: Sequence[Table],
+    made: Sequence[Config],
     beside: Mapping[str, Path],
     *,
     whole: bool,
@@ -84,7 +81,7 @@ def manifest(
         "digest": digest,
         "whole": whole,
         "tables": {
-            t.config: {"rows": t.rows, "columns": list(t.columns), "files": {p: told(f) for p, f in t.files.items()}}
+            t.name: {"rows": t.rows, "columns": list(t.columns), "files": {p: told(f) for p, f in t.files.items()}}
             for t in made
         },
         "beside": {path: told(file) for path, file in beside.items()},
@@ -233,18 +230,3 @@ def lineage(store: Store, record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def used_by(record: Mapping[str, Any]) -> Iterable[str]:
     """The addresses that an artifact was made from."""
     return [str(i["address"]) for i in [*record.get("inputs", []), *record.get("uses", [])] if i.get("address")]
-
-
-def measures(data: Path) -> Iterator[tuple[str, dict[str, float]]]:
-    """Lengths and perplexities of the rows: least, median and greatest of each such column."""
-    names = artifact.read_schema(data.parent).names
-    wanted = [name for name in ("tokens", "scored_tokens", "perplexity") if name in names]
-    values: dict[str, list[float]] = {name: [] for name in wanted}
-    for row in artifact.read_rows(data.parent, columns=wanted) if wanted else ():
-        for name in wanted:
-            if row[name] is not None:
-                values[name].append(row[name])
-    for name, found in values.items():
-        if found:
-            found.sort()
-            yield name, {"least": found[0], "median": found[len(found) // 2], "greatest": found[-1]}

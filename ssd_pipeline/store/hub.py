@@ -151,19 +151,19 @@ def snapshot(repo: str, repo_type: RepoType, commit: str, patterns: Sequence[str
 def _unaltered(path: Path, what: str) -> None:
     """The cache names its blobs by git sha1 or sha256; the library compares lengths alone."""
     kept = path.resolve()
-    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", kept.name) and kept.name not in _oids(kept):
+    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", kept.name) and kept.name not in _described(kept).values():
         raise HubError(f"{what} was altered in the download cache: remove {kept.name} there and run again")
 
 
-def _oids(content: Path | bytes) -> tuple[str, str]:
-    """The two names of a content on the Hub: sha256 (LFS), sha1 of the git blob (regular)."""
+def _described(content: Path | bytes) -> dict[str, Any]:
+    """The size of a content and its two names on the Hub: sha256 (LFS), sha1 of the git blob (regular)."""
     sha256 = hashlib.sha256()
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     sha1 = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     for piece in [content] if isinstance(content, bytes) else _pieces(content):
         sha256.update(piece)
         sha1.update(piece)
-    return sha256.hexdigest(), sha1.hexdigest()
+    return {"size": size, "sha256": sha256.hexdigest(), "sha1": sha1.hexdigest()}
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -192,14 +192,16 @@ def version_commit(repo: str, repo_type: RepoType, version: str) -> str | None:
 def differing(repo: str, repo_type: RepoType, commit: str, said: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The first file that a commit does not hold as it is said to be (`size`, `sha256`), by one request; None if none.
 
-    A regular file is known to the Hub by another hash, so of these only the size is compared.
+    The Hub knows a regular file by its git `sha1`; where that is not said, only its size is compared.
     """
     with asking(f"look at {repo}@{commit[:8]}", repo):
         infos = _patiently(lambda: api().get_paths_info(repo, list(said), repo_type=repo_type, revision=commit))
     found = {info.path: info for info in infos}
     for path, wanted in said.items():
-        lfs = getattr(found.get(path), "lfs", None)
-        if getattr(found.get(path), "size", None) != wanted["size"] or (lfs and lfs.sha256 != wanted["sha256"]):
+        info: Any = found.get(path)
+        lfs, own = getattr(info, "lfs", None), getattr(info, "blob_id", None)
+        same = lfs.sha256 == wanted["sha256"] if lfs else own == wanted.get("sha1", own)
+        if getattr(info, "size", None) != wanted["size"] or not same:
             return path
     return None
 
@@ -231,10 +233,10 @@ def publish(
     is uploaded. A death between commit and tag is mended by the same call: what it finds unchanged it only tags.
     """
     with asking(f"publish {version} to {repo}", repo):
-        oids = {path: _oids(content) for path, content in files.items() if not callable(content)}
+        said = {path: _described(content) for path, content in files.items() if not callable(content)}
         standing = version_commit(repo, repo_type, version)
         if standing is not None:
-            if not (same(standing) if same else _holds(repo, repo_type, standing, oids)):
+            if not (same(standing) if same else differing(repo, repo_type, standing, said) is None):
                 raise HubError(
                     f"{repo} has a version {version} with other content (commit {standing[:8]}), and a version is "
                     "never moved: choose another name"
@@ -242,7 +244,7 @@ def publish(
             return standing
         _patiently(lambda: api().create_repo(repo, repo_type=repo_type, private=private, exist_ok=True))
         commit = _patiently(lambda: _commit_once(repo, repo_type, files, delete, message, private), CONFLICTS)
-        if not _holds(repo, repo_type, commit, oids):
+        if differing(repo, repo_type, commit, said):
             raise HubError(f"{repo}: commit {commit[:8]} does not hold what was sent; no version was made of it")
         # Named, and the name read back: somebody may have given it away meanwhile.
         _patiently(lambda: api().create_tag(repo, tag=version, revision=commit, repo_type=repo_type, exist_ok=True))
@@ -253,13 +255,6 @@ def publish(
                 "choose another name"
             )
     return found
-
-
-def _holds(repo: str, repo_type: RepoType, commit: str, oids: Mapping[str, tuple[str, str]]) -> bool:
-    """Does a commit hold exactly these contents under these paths?"""
-    infos = _patiently(lambda: api().get_paths_info(repo, list(oids), repo_type=repo_type, revision=commit))
-    found = {info.path: (lfs.sha256 if (lfs := getattr(info, "lfs", None)) else info.blob_id) for info in infos}  # type: ignore[union-attr]
-    return all(found.get(path) in names for path, names in oids.items())
 
 
 def _commit_once(

@@ -8,7 +8,7 @@ address that holds other content (somebody else's sampling) is never overwritten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,18 +90,18 @@ class Shared:
         above = bundle.lineage(store, record)
         place = f"manifests/{output}.{address}.json"
         if repo_type == "model":
-            made, beside = [], {f["name"]: found.data / f["name"] for f in record["files"]}
+            made: list[card.Config] = []
+            beside = {f["name"]: found.data / f["name"] for f in record["files"]}
             delete = ["adapter_*", "rows-*.parquet", "manifests/*.json"]
         else:
             names = {"rows": output, **{n: f"{output}.{n}" for n in bundle.side_tables(record)}}
-            made = bundle.tables(record, found.data, names)
-            tabled = {file.name for table in made for file in table.files.values()}
-            rest = [f["name"] for f in record["files"] if f["name"] not in tabled]
-            beside = {f"data/{output}/{name}": found.data / name for name in rest}
+            made, beside = bundle.leaving(output, record, found.data, names)
             delete = [f"data/{output}/*", f"data/{output}.*", f"manifests/{output}.*json"]
         files: dict[str, hub.Content] = {path: file for t in made for path, file in t.files.items()} | beside
         files[place] = bundle.manifest(output, record["digest"], record, above, made, beside, whole=True)
-        files["README.md"] = self._card(output, address, record, above, made)
+        shown = [bundle.shareable(one) for one in (record, *above)]
+        out = card.Output(output, record["digest"], made, shown[0], shown[1:], place)
+        files["README.md"] = lambda present: card.rendered(card.Release(self.repo, address, [out]), present)
 
         def same(commit: str) -> bool:
             theirs = _manifest(self.repo, repo_type, commit, address)["record"]
@@ -123,15 +123,6 @@ class Shared:
             version=address,
             same=same,
         )
-
-    def _card(
-        self, output: str, address: str, record: Mapping[str, Any], above: list[Mapping[str, Any]], made: list[Any]
-    ) -> Callable[[bytes | None], bytes]:
-        configs = [card.Config(t.config, f"data/{t.config}", t.rows, t.columns) for t in made]
-        manifest = f"manifests/{output}.{address}.json"
-        out = card.Output(output, record["digest"], configs, bundle.shareable(record), above, manifest)
-        release = card.Release(self.repo, address, [out])
-        return lambda present: card.rendered(release, present)
 
 
 def _manifest(repo: str, repo_type: hub.RepoType, commit: str, address: str) -> dict[str, Any]:
