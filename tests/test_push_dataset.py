@@ -21,6 +21,8 @@ from ssd_pipeline.stage import Input
 from ssd_pipeline.stages.push_dataset import STAGE, PushDataset
 from ssd_pipeline.store import hub as client
 
+ADDRESS = "load_problems-0123456789abcdef"  # names a shared artifact, and so no version
+
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
@@ -210,7 +212,7 @@ def test_nothing_to_publish_is_said(hub: FakeHub, tmp_path: Path) -> None:
     [
         *(({"repo": r}, "repo") for r in ("name", "a/b/c", "me/a b", "me/-a", "me/a--b", "me/" + "a" * 97, "me/a.git")),
         *(({"repo": r}, "repo") for r in ("https://hf.co/me/a", "../a", "me/..", "me/a\n")),
-        *(({"version": v}, "version") for v in ("", "main", "a/b", "v 1", "-v", "0" * 40, "v1\n", "../v")),
+        *(({"version": v}, "version") for v in ("", "main", "a/b", "v 1", "-v", "0" * 40, "v1\n", "../v", ADDRESS)),
     ],
 )
 def test_names_that_the_hub_refuses_are_mistakes(change: dict, key: str) -> None:

@@ -23,6 +23,7 @@ from fakes.kinds import Doubled, Kinds
 from fakes.sharing import RECIPE, REPO, Person, replaced, tags
 
 from ssd_pipeline.errors import RunError, UserErrors
+from ssd_pipeline.looking import push_artifacts
 from ssd_pipeline.sharing import Sharing
 from ssd_pipeline.store import hub as client
 
@@ -103,6 +104,34 @@ def test_force_takes_a_sample_that_nobody_has(hub: FakeHub, ann: Person, bob: Pe
     assert bob.plan().stages["twice"].address == forced, "the newest take is preferred, wherever it was made"
     assert bob.plan(force=("twice",)).stages["twice"].take == 2
     assert bob.plan(force=("twice",)).stages["twice"].status == "miss"
+
+
+def test_pushing_wants_a_place_and_brings_what_was_made_before_there_was_one(hub: FakeHub, ann: Person) -> None:
+    made = ann.run(hub_cache=False)
+    with pytest.raises(UserErrors, match=r"no runtime\.hub"):
+        push_artifacts(ann.plan(hub_cache=False))
+    push_artifacts(ann.plan())
+    assert {e["address"] for e in made.values()} == {*tags(hub), *tags(hub, "model")}
+    sent = len(hub.asked("POST .*commit/|PUT"))
+    push_artifacts(ann.plan())
+    assert len(hub.asked("POST .*commit/|PUT")) == sent
+
+
+def test_without_permission_it_is_said_once(hub: FakeHub, ann: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.token("me", write=False))
+    assert len(ann.run()) == 4
+    first, last = ann.notes()
+    assert "no `write` permission for me" in first
+    assert "4 finished artifacts are not in me/cache yet" in last
+
+
+def test_a_card_that_somebody_broke_is_kept_and_the_rows_stay_here(hub: FakeHub, ann: Person) -> None:
+    ann.run(only=("numbers",))
+    hub.add(REPO, {"README.md": b"---\na: [1\n---\n"})
+    ann.run()
+    assert any("front matter of README.md in the repo is not YAML" in note for note in ann.notes())
+    assert hub.repos["dataset", REPO].find("main").files["README.md"].data == b"---\na: [1\n---\n"
+    assert len(tags(hub, "model")) == 1, "the adapter's repo is another one"
 
 
 # ------------------------------------------------------------------------------------ what the Hub may do
