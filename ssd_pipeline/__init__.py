@@ -32,15 +32,17 @@ def plan(
     force: str | Sequence[str] = (),
     limit: int | None = None,
     refresh: bool = False,
+    hub_cache: bool = True,
 ) -> Plan:
-    """Read a recipe and look every stage up. Arguments as the options of `ssd-run` (`start` is `--from`).
+    """Read a recipe and look every stage up. Arguments as the options of `ssd-run` (`start` is `--from`, and
+    `hub_cache=False` is `--no-hub-cache`).
 
     Raises ssd_pipeline.errors.UserErrors with all mistakes at once.
     """
     from ssd_pipeline import planner
     from ssd_pipeline.stages import KINDS
 
-    choice = planner.Choice(_names(only), _names(start), _names(force), limit, refresh)
+    choice = planner.Choice(_names(only), _names(start), _names(force), limit, refresh, hub_cache)
     return planner.plan(path, KINDS, sets=_names(sets), choice=choice)
 
 

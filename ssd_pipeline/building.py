@@ -258,8 +258,8 @@ class StageRun:
 
     def _whole(self, kind: WholeStage) -> tuple[int, Paid]:
         key = str(self.planned.key)
-        measured = {c.name for c in columns(kind.adds) if c.measured} if kind.adds else set()
         inputs, kept = self.inputs.of(self.definition), self.plan.store.work(key)
+        measured = {c.name for c in columns(kind.adds) if c.measured} if kind.adds else self._measured_above(inputs)
         with self._staging() as staging:
             work = self._work(inputs, staging / "data", kept, frozenset(measured))
             summary = dict(kind.run(self.definition.params, work))

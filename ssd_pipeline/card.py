@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,30 +21,33 @@ import yaml
 from ssd_pipeline.errors import RunError
 
 TAGS = ("reasoning", "distillation", "gen-ssd", "ssd_pipeline")
+CAME_OUT = ("rows", "fates", "summary", "spend")
 FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#|!~&])")
 
 
 @dataclass(frozen=True)
 class Config:
-    """One config of the repo: its name, the folder of its files, its rows and column names."""
+    """One table of the repo: the config it is loaded by, its rows, column names, files by their path in the repo."""
 
     name: str
-    folder: str
     rows: int
     columns: Sequence[str]
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Output:
-    """One published stage. `configs`: its rows first, then side tables. `asked`, `came_out`: plain data."""
+    """One published stage. `configs`: its rows first, then side tables; an adapter has none. `record`: of its artifact;
+    `above`: the records of what it was made from, nearest first; both as they may be shown. `manifest`: its path in
+    the repo."""
 
     name: str
-    kind: str
     digest: str
     configs: Sequence[Config]
-    asked: Mapping[str, Any] = field(default_factory=dict)
-    came_out: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any]
+    above: Sequence[Mapping[str, Any]]
+    manifest: str
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,14 @@ def render(release: Release, present: str | None) -> str:
     return f"---\n{yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=120)}---\n{body}"
 
 
+def rendered(release: Release, present: bytes | None) -> bytes:
+    """The same in bytes. Raises RunError when the present card is not text."""
+    try:
+        return render(release, None if present is None else present.decode("utf-8")).encode()
+    except UnicodeDecodeError as cause:
+        raise RunError("README.md in the repo is not UTF-8: repair it, nothing was sent") from cause
+
+
 def parts(text: str) -> tuple[dict[str, Any], str]:
     """The front matter of a card and what stands below it. Raises RunError when the former is not a YAML mapping."""
     found = FRONT.match(text)
@@ -96,7 +109,8 @@ def escaped(text: str) -> str:
 
 
 def fenced(text: str, language: str) -> str:
-    """A code block that its text cannot end."""
+    """A code block that its text cannot end, and in which it cannot write our marks."""
+    text = text.replace("<!--", "< !--")
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text}\n{fence}"
@@ -110,14 +124,17 @@ def _merged(front: Mapping[str, Any], release: Release) -> dict[str, Any]:
             merged[key] = getattr(release, key)
     tags = _listed(front.get("tags"))
     merged["tags"] = [*tags, *(tag for tag in TAGS if tag not in tags)]
-    merged.setdefault("task_categories", ["text-generation"])
     configs = [c for output in release.outputs for c in output.configs]
+    if not configs:
+        merged.setdefault("library_name", "peft")
+        return merged
+    merged.setdefault("task_categories", ["text-generation"])
     ours = {c.name for c in configs}
     others = [c for c in _listed(front.get("configs")) if not (isinstance(c, dict) and c.get("config_name") in ours)]
     has_default = any(isinstance(c, dict) and (c.get("default") or c.get("config_name") == "default") for c in others)
     said: list[dict[str, Any]] = []
     for place, config in enumerate(configs):
-        files = [{"split": "train", "path": f"{config.folder}/train-*.parquet"}]
+        files = [{"split": "train", "path": f"data/{config.name}/train-*.parquet"}]
         first = {"default": True} if place == 0 and not has_default and "default" not in ours else {}
         said.append({"config_name": config.name, "data_files": files, **first})
     merged["configs"] = [*said, *others]
@@ -144,30 +161,82 @@ def _placed(body: str, name: str, block: str) -> str:
 
 
 def _block(release: Release, output: Output) -> str:
-    rows = output.configs[0]
-    name = rows.name
-    load = (
-        "from datasets import load_dataset\n\n"
-        f'rows = load_dataset("{release.repo}", "{name}", revision="{release.version}", split="train")'
-    )
-    table = ["| config | rows | columns |", "| --- | ---: | --- |"]
-    table += [f"| {escaped(c.name)} | {c.rows:,} | {escaped(', '.join(c.columns))} |" for c in output.configs]
+    records = [output.record, *output.above]
+    recipe = output.record.get("recipe", {})
+    texts = {name: text for name, text in recipe.get("texts", {}).items() if not name.startswith("--set")}
+    sets = [text for name, text in recipe.get("texts", {}).items() if name.startswith("--set")]
+    again = f"ssd-run {next(iter(texts), 'recipe.yaml')}" + "".join(f" --set {shlex.quote(text)}" for text in sets)
+    came_out = {one["kind"]: {n: one[n] for n in CAME_OUT if one.get(n)} for one in reversed(records) if "kind" in one}
+    asked = {one["kind"]: one.get("identity", {}).get("params", {}) for one in reversed(records) if "kind" in one}
+    tools = ", ".join(f"{name} {version}" for name, version in sorted(output.record.get("tools", {}).items()))
     return "\n\n".join(
         [
             f"## {escaped(output.name)}",
-            "Made with ssd_pipeline by Gen-SSD ([arXiv 2604.02819](https://arxiv.org/abs/2604.02819)): the student "
-            "judges the teacher while it writes.",
-            "\n".join(table),
+            _purpose(records),
+            *([_table(("config", "rows", "columns"), map(_config_row, output.configs))] if output.configs else []),
             "### What came out",
-            f"Version `{release.version}`, kind `{output.kind}`, digest `{output.digest[:16]}`.",
-            fenced(_json(output.came_out), "json"),
+            f"Version `{release.version}`, kind `{output.record.get('kind')}`, digest `{output.digest[:16]}`.",
+            fenced(_json(came_out), "json"),
             "### What was asked",
-            fenced(_json(output.asked), "json"),
+            "Parameters that stand at their default are left out; models are named by repo and commit, or by content.",
+            fenced(_json(asked), "json"),
             "### How to load it",
-            fenced(load, "python"),
-            f"Files, sizes, hashes and lineage: `manifests/{output.name}.json`.",
+            fenced(_loading(release, output), "python"),
+            "### How to make it again",
+            f"With ssd_pipeline ({escaped(tools)}), the files below, and a `runtime:` that says where the models run:",
+            fenced(again, "sh"),
+            *(f"{escaped(name)}:\n\n{fenced(text, 'yaml')}" for name, text in texts.items()),
+            "### Lineage",
+            _table(("kind", "rows", "digest", "address"), map(_lineage_row, records)),
+            f"Files, sizes, hashes and full records: `{output.manifest}`.",
         ]
     )
+
+
+def model_of(records: Sequence[Mapping[str, Any]], role: str) -> str | None:
+    """The model in a role (teacher, student, model), by the nearest record that has one; None when none has."""
+    asked = (one.get("identity", {}).get("params", {}).get(role) for one in records)
+    model = next((model for model in asked if isinstance(model, Mapping)), None)
+    if model is None:
+        return None
+    name = f"{model['repo']}@{str(model.get('revision'))[:8]}" if model.get("repo") else "a local model"
+    return name + (" + adapter" if model.get("adapters") else "")
+
+
+def _purpose(records: Sequence[Mapping[str, Any]]) -> str:
+    """Who wrote, who judged, and for whom."""
+    asked = [one.get("identity", {}).get("params", {}) for one in records]
+    method = (
+        "by Gen-SSD ([arXiv 2604.02819](https://arxiv.org/abs/2604.02819)): a student judged the teacher's branches"
+    )
+    judged = any(said.get("teacher") and said.get("student") for said in asked)
+    lines = [f"Made with ssd_pipeline, {method}." if judged else "Made with ssd_pipeline."]
+    for role, what in (("teacher", "Written by"), ("student", "Made for the student"), ("model", "Trained on")):
+        if name := model_of(records, role):
+            lines.append(f"{what} {escaped(name)}.")
+    return " ".join(lines)
+
+
+def _loading(release: Release, output: Output) -> str:
+    if not output.configs:
+        base = "base = AutoModelForCausalLM.from_pretrained(...)  # what it was trained on, see above"
+        load = f'model = PeftModel.from_pretrained(base, "{release.repo}", revision="{release.version}")'
+        return f"from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n{base}\n{load}"
+    load = f'load_dataset("{release.repo}", "{output.configs[0].name}", revision="{release.version}", split="train")'
+    return f"from datasets import load_dataset\n\nrows = {load}"
+
+
+def _config_row(config: Config) -> tuple[str, ...]:
+    return config.name, f"{config.rows:,}", ", ".join(config.columns)
+
+
+def _lineage_row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(record.get(n) or "")[:40] for n in ("kind", "rows", "digest", "address"))
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---:" if head == "rows" else "---" for head in heads], *(map(escaped, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _json(value: Mapping[str, Any]) -> str:

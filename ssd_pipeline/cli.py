@@ -39,6 +39,7 @@ Force = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="a trial: load at most N problems to learn from")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="look revisions up on the Hub again")]
+NoHubCache = Annotated[bool, typer.Option("--no-hub-cache", help="leave runtime.hub out: neither look up nor publish")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="show the plan and stop")]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line on stdout")]
 Address = Annotated[str, typer.Argument(metavar="ADDRESS", help="such as sample_branches-0123456789abcdef")]
@@ -53,11 +54,12 @@ def run_command(
     limit: Limit = None,
     sets: Sets = None,
     refresh: Refresh = False,
+    no_hub_cache: NoHubCache = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
     """Run a recipe; everything that is cached is taken as it is."""
-    choice = Choice(tuple(only or ()), tuple(start or ()), tuple(force or ()), limit, refresh)
+    choice = Choice(tuple(only or ()), tuple(start or ()), tuple(force or ()), limit, refresh, not no_hub_cache)
 
     def work() -> None:
         planned = make_plan(recipe, KINDS, sets=sets or (), choice=choice)
@@ -74,12 +76,14 @@ def plan_command(
     sets: Sets = None,
     refresh: Refresh = False,
     show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what each model is asked first")] = False,
+    no_hub_cache: NoHubCache = False,
     as_json: Json = False,
 ) -> None:
     """Show what a run would do, and why; the same as run --dry-run."""
 
     def work() -> None:
-        planned = make_plan(recipe, KINDS, sets=sets or (), choice=Choice(refresh=refresh))
+        choice = Choice(refresh=refresh, hub_cache=not no_hub_cache)
+        planned = make_plan(recipe, KINDS, sets=sets or (), choice=choice)
         tell_plan(planned, as_json=as_json, dry_run=True)
         if show_prompt:
             looking().tell_prompts(planned, emit if as_json else None)
@@ -102,9 +106,11 @@ def schema_command() -> None:
 
 
 @app.command("ls")
-def ls_command() -> None:
-    """List the artifacts in the store."""
-    ending(lambda: looking().list_artifacts(), as_json=False)
+def ls_command(
+    repo: Annotated[str | None, typer.Argument(metavar="[OWNER/REPO]", help="a repo on the Hub, not the store")] = None,
+) -> None:
+    """List the artifacts in the store, or the versions and outputs of a repo."""
+    ending(lambda: looking().list_repo(repo) if repo else looking().list_artifacts(), as_json=False)
 
 
 @app.command("show")
@@ -148,11 +154,17 @@ def rm_command(
 
 @app.command("pull")
 def pull_command(
-    repo: Annotated[str, typer.Argument(metavar="OWNER/REPO[@VERSION]", help="a published data set")],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/REPO[@VERSION]", help="a version, an address or a commit")],
     output: Annotated[str | None, typer.Argument(metavar="[OUTPUT]", help="such as verified or branches")] = None,
 ) -> None:
-    """Fetch one output of a published version, verify every byte, and print where its parquet files are."""
+    """Fetch one output of a published version, verify every byte, and print where its files are."""
     ending(lambda: looking().pull_output(repo, output), as_json=False)
+
+
+@app.command("push")
+def push_command(recipe: Recipe, sets: Sets = None) -> None:
+    """Publish what a recipe has made to the repo of its runtime.hub; what is there already is left alone."""
+    ending(lambda: looking().push_artifacts(make_plan(recipe, KINDS, sets=sets or ())), as_json=False)
 
 
 def looking() -> ModuleType:

@@ -22,7 +22,7 @@ from ssd_pipeline.recipe import ModelDef, StageDef
 from ssd_pipeline.recorded import RecordedSampler, RecordedScorer
 from ssd_pipeline.records import Paid, Row, Spend
 from ssd_pipeline.stage import HubMark, Input, Model, Prompts, Sampler, Scorer, StageRef, marked
-from ssd_pipeline.store import artifact
+from ssd_pipeline.store import artifact, bundle
 from ssd_pipeline.store.identity import digest_of
 from ssd_pipeline.store.local import Artifact
 from ssd_pipeline.store.replies import Replies
@@ -62,7 +62,8 @@ class Inputs:
         if where:
             digest = digest_of({"digest": digest, "where": {k: sorted(v, key=repr) for k, v in where.items()}})
         kind = self._plan.stages[name].kind
-        return Input(name, kind, found.address, found.data, found.record, weight, read, digest)
+        above = bundle.lineage(self._plan.store, found.record)
+        return Input(name, kind, found.address, found.data, found.record, weight, read, digest, above)
 
     def of(self, definition: StageDef) -> list[Input]:
         """All inputs of a stage, in order."""

@@ -10,20 +10,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ssd_pipeline.errors import RowError
 from ssd_pipeline.stage import Params
 
+Name = Annotated[
+    Literal["perplexity", "highest", "random", "first", "longest", "shortest"],
+    Field(description="perplexity takes the lowest; the others are controls"),
+]
+
 
 class Select(Params):
     """Which of the branches is accepted."""
 
-    criterion: Literal["perplexity", "highest", "random", "first", "longest", "shortest"] = Field(
-        "perplexity", description="perplexity takes the lowest; the others are controls"
-    )
+    criterion: Name = "perplexity"
     scope: Literal["chunk", "trajectory"] = Field(
         "chunk", description="the span of perplexity and highest: the branch alone, or the response up to its end"
     )

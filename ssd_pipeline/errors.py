@@ -75,7 +75,11 @@ class StoreError(RunError):
 
 
 class HubError(RunError):
-    """The Hub cannot be reached or refuses."""
+    """The Hub cannot be reached or refuses. `unreachable`: it could not be asked now, and may answer later."""
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
 class RowError(SsdError):

@@ -1,5 +1,5 @@
-"""What `ssd ls`, `show`, `why`, `verify`, `gc`, `rm`, `pull` and `doctor` print: a store and a recipe, looked at from
-outside a run.
+"""What `ssd ls`, `show`, `why`, `verify`, `gc`, `rm`, `pull`, `push` and `doctor` print: a store and a recipe, as they are
+seen from outside a run.
 
 These are the bodies of commands that cli.py declares; like it, they print data to stdout and raise for everything that
 should end in a message. This file does not know argv or exit statuses.
@@ -18,8 +18,9 @@ from ssd_pipeline.display import amount
 from ssd_pipeline.errors import RunError, user_error
 from ssd_pipeline.identities import left_at_default
 from ssd_pipeline.planner import Plan
-from ssd_pipeline.published import pull
+from ssd_pipeline.published import keep, listing, pull
 from ssd_pipeline.screen import Screen, clean
+from ssd_pipeline.sharing import Sharing
 from ssd_pipeline.stage import Stage
 from ssd_pipeline.store.artifact import read_rows
 from ssd_pipeline.store.local import Artifact, Store
@@ -171,10 +172,29 @@ def whole_address(store: Store, part: str) -> str:
 
 
 def pull_output(repo: str, output: str | None) -> None:
-    """One output of a published version: what it is, and the paths of its files."""
+    """One output of a published version: what it is, whether a run finds it now, and the paths of its files."""
     name, _, version = repo.partition("@")
-    pulled = pull(name, output, version or None)
+    pulled, store = pull(name, output, version or None), Store.default()
     where = f"{pulled.repo}@{pulled.version} ({pulled.commit[:8]})"
-    print(f"{pulled.output} of {where}: {pulled.rows} rows, every byte verified")
+    what = f"{pulled.rows} rows" if pulled.rows is not None else "an adapter"
+    print(f"{clean(pulled.output)} of {clean(where)}: {what}, every byte verified")
+    for kept in keep(pulled, store):
+        print(f"in the store as {kept.address}: a hit for a recipe that would make it")
     for path in pulled.files:
         print(path)
+
+
+def list_repo(repo: str) -> None:
+    """The versions of a repo, newest first, and the outputs of each."""
+    screen = Screen(sys.stdout)
+    lines = [tuple(clean(str(cell)) for cell in line) for line in listing(repo)]
+    screen.table(("version", "output", "rows", "student", "teacher", "made"), lines, right=("rows",))
+
+
+def push_artifacts(planned: Plan) -> None:
+    """Publish everything of a recipe that is here. Raises UserErrors without a runtime.hub, RunError when it fails."""
+    shared = planned.resolver.shared
+    if shared is None:
+        raise user_error("the recipe has no runtime.hub: where should it be published?", key="RECIPE")
+    count = Sharing(planned, lambda event: print(f"{event['stage']}: {clean(event['note'])}")).push_all()
+    print(f"{count} artifacts of {planned.document.name} are in {shared.repo}")

@@ -1,9 +1,11 @@
-"""Document + stage kinds -> planned stages: hit, miss, waits or effect, and why.
+"""Document + stage kinds -> planned stages: hit, remote, miss, waits or effect, and why.
 
 A stage's artifact key is its identity and the contents of its inputs, so a plan walks the stages from the top, looks
 every key up in the store, and knows of a stage whose inputs do not exist yet only that it waits. The same walk is made
-again while running, after each stage, with what is there by then. Nothing heavy is imported and nothing is written but
-the commits that revisions were resolved to. This file does not know how a stage runs.
+again while running, after each stage, with what is there by then. What is not here may be in the shared repo of
+`runtime.hub`: its tags are listed once per plan, and a Hub that cannot be asked makes misses, which say so. Nothing
+heavy is imported and nothing is written but the commits that revisions were resolved to. This file does not know how a
+stage runs.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssd_pipeline import recipe
-from ssd_pipeline.errors import HubError, user_error
+from ssd_pipeline.errors import HubError, UserErrors, user_error
 from ssd_pipeline.identities import Identities, Waiting, artifact_key, defaults_of, differences
 from ssd_pipeline.recipe import Document, StageDef
 from ssd_pipeline.stage import EffectStage, ModelMark, Price, RowStage, Stage, WholeStage, marked
 from ssd_pipeline.store.identity import digest_of
-from ssd_pipeline.store.local import Artifact, Store
+from ssd_pipeline.store.local import PULLED, Artifact, Store
+from ssd_pipeline.store.shared import Remote, Shared
 
 RepoType = Literal["dataset", "model"]
 Status = Literal["hit", "remote", "miss", "waits", "effect"]
@@ -30,7 +33,8 @@ Status = Literal["hit", "remote", "miss", "waits", "effect"]
 
 @dataclass(frozen=True)
 class Planned:
-    """One stage as it stands now. `most_tokens`: an upper bound of teacher tokens, None where nothing is sampled."""
+    """One stage as it stands now. `most_tokens`: an upper bound of teacher tokens, None where nothing is sampled.
+    `known`: the content of a miss on which something that was pulled stands."""
 
     name: str
     kind: str
@@ -41,8 +45,10 @@ class Planned:
     identity: Mapping[str, Any] = field(default_factory=dict)
     take: int = 0
     found: Artifact | None = None
+    remote: Remote | None = None
     rows: int | None = None
     most_tokens: int | None = None
+    known: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Choice:
     force: tuple[str, ...] = ()
     limit: int | None = None
     refresh: bool = False
+    hub_cache: bool = True
 
 
 @dataclass
@@ -107,7 +114,7 @@ def unresolved(
     order = ordered(document)
     for name in set(choice.force) - select(document, order, choice):
         raise user_error(f"{name} is not among the stages that are chosen", key="--force")
-    resolver = Resolver(document, store, frozenset(choice.force), refresh=choice.refresh)
+    resolver = Resolver(document, store, frozenset(choice.force), refresh=choice.refresh, hub_cache=choice.hub_cache)
     stages = {n: Planned(n, document.stages[n].kind.kind, "waits", None, "not looked up") for n in order}
     return Plan(document, store, choice, resolver, order, select(document, order, choice), stages)
 
@@ -141,7 +148,7 @@ def model_stages(document: Document, name: str) -> list[str]:
 
 
 def ordered(document: Document) -> list[str]:
-    """All stages, dependencies first, otherwise in the order of the file."""
+    """All stages, dependencies first, otherwise in the order of the file; effects last, so that none holds up work."""
     done: dict[str, None] = {}
 
     def visit(name: str) -> None:
@@ -150,7 +157,7 @@ def ordered(document: Document) -> list[str]:
                 visit(above)
             done[name] = None
 
-    for name in document.stages:
+    for name in sorted(document.stages, key=lambda n: isinstance(document.stages[n].kind, EffectStage)):
         visit(name)
     return list(done)
 
@@ -195,14 +202,21 @@ def limited(document: Document, limit: int | None) -> Document:
 class Resolver:
     """Looks stages up. Keeps what it found for one walk; `resolve_all` begins a new one."""
 
-    def __init__(self, document: Document, store: Store, force: frozenset[str], *, refresh: bool) -> None:
+    def __init__(
+        self, document: Document, store: Store, force: frozenset[str], *, refresh: bool, hub_cache: bool = True
+    ) -> None:
         self.document, self.store = document, store
+        said = document.runtime.hub if hub_cache else None
+        self.shared = Shared(said.repo, said.private) if said else None
         self.recipe = recipe_id(document)
         self._force = force
         self._takes: dict[str, int] = {}
         self._planned: dict[str, Planned] = {}
         self._last = store.remembered(self.recipe, "stages")
-        self._commits = {} if refresh else store.remembered(self.recipe, "revisions")
+        self._known = store.remembered(self.recipe, "revisions")
+        self._commits = {} if refresh else dict(self._known)
+        self._notes: list[str] = []
+        self._contents = store.remembered(PULLED, "contents")
         self.identities = Identities(document, self._content, self.commit)
 
     def resolve_all(self, order: Iterable[str]) -> dict[str, Planned]:
@@ -213,10 +227,11 @@ class Resolver:
         return dict(self._planned)
 
     def _content(self, name: str) -> str:
-        found = self._planned[name].found
-        if found is None:
+        planned = self._planned[name]
+        found = planned.found or planned.remote
+        if found is None and planned.known is None:
             raise Waiting(name)
-        return str(found.record["content"])
+        return str(found.record["content"] if found else planned.known)
 
     def commit(self, repo_type: RepoType, repo: str, revision: str) -> str:
         """The commit of a Hub revision, looked up once per recipe (`--refresh` looks again). Raises UserErrors."""
@@ -229,8 +244,11 @@ class Resolver:
             try:
                 self._commits[name] = hub.resolve_revision(repo, repo_type, revision)
             except HubError as cause:
-                advice = "a full commit as `revision`, or a local file or path, needs no Hub"
-                raise user_error(f"{cause}; {advice}") from cause
+                if not (cause.unreachable and name in self._known):
+                    advice = "a full commit as `revision`, or a local file or path, needs no Hub"
+                    raise user_error(f"{cause}; {advice}") from cause
+                self._commits[name] = self._known[name]
+                self._notes.append(f"the newest known commit of {repo}@{revision} is taken, {self._known[name][:8]}")
             self.store.remember(self.recipe, "revisions", self._commits)
         return str(self._commits[name])
 
@@ -256,40 +274,73 @@ class Resolver:
             return self._waits(name, definition)
         if isinstance(definition.kind, EffectStage):
             return self._effect(name, definition, base, inputs)
-        take, found = self._preferred(name, definition, base, inputs)
+        take, found, remote = self._preferred(name, definition, base, inputs)
         identity = {**base, "take": take} if take else base
         key = artifact_key(identity, inputs)
         address = f"{definition.kind.kind}-{key[:16]}"
         if isinstance(found, Artifact):
             why = "cached" if not take else f"cached (take {take})"
-            return Planned(name, definition.kind.kind, "hit", address, why, key, identity, take, found, _rows(found))
+            kind, rows = definition.kind.kind, found.record.get("rows")
+            return Planned(name, kind, "hit", address, why, key, identity, take, found, rows=rows)
+        if isinstance(remote, Remote) and self.shared:
+            why, rows = f"in {self.shared.repo}", remote.record["rows"]
+            return Planned(name, definition.kind.kind, "remote", address, why, key, identity, take, None, remote, rows)
         why = f"damaged: {found}" if found else self._why(name, identity, inputs, forced=name in self._force)
-        if kept := self.store.journaled(digest_of(identity)):
-            why += f"; interrupted, {kept} row{'s are' if kept > 1 else ' is'} kept"
+        kept = self.store.journaled(digest_of(identity))
+        left = f"interrupted, {kept} row{'s are' if kept > 1 else ' is'} kept" if kept else None
+        problem = remote if isinstance(remote, str) else self.shared.problem if self.shared else None
+        known = self._contents.get(key)
+        why = "known from what was pulled, made if its rows are needed" if known else why
+        why = "; ".join(filter(None, (why, left, problem, *self._notes)))
         rows = self._expected_rows(definition)
-        return Planned(
-            name, definition.kind.kind, "miss", address, why, key, identity, take, None, rows, _most(definition, rows)
-        )
+        kind, most = definition.kind.kind, _most(definition, rows)
+        return Planned(name, kind, "miss", address, why, key, identity, take, rows=rows, most_tokens=most, known=known)
 
     def _preferred(
         self, name: str, definition: StageDef, base: dict[str, Any], inputs: list[dict[str, Any]]
-    ) -> tuple[int, Artifact | str | None]:
-        """The newest take that is there; with `--force` the one after it, fixed for this process."""
+    ) -> tuple[int, Artifact | str | None, Remote | str | None]:
+        """The newest take that is there, here or else in the shared repo; with `--force` the one after it, fixed for
+        this process."""
+        repo_type: RepoType = "model" if definition.kind.gives == "adapter" else "dataset"
+
+        def named(take: int) -> tuple[str, str]:
+            key = artifact_key({**base, "take": take} if take else base, inputs)
+            return f"{definition.kind.kind}-{key[:16]}", key
 
         def look(take: int) -> Artifact | str | None:
-            key = artifact_key({**base, "take": take} if take else base, inputs)
-            return self.store.find(f"{definition.kind.kind}-{key[:16]}", key)
+            return self.store.find(*named(take))
+
+        def looked(take: int) -> tuple[int, Artifact | str | None, Remote | str | None]:
+            found = look(take)
+            asked = self.shared is not None and not isinstance(found, Artifact)
+            return take, found, self._asked(repo_type, *named(take)) if asked else None
 
         if name in self._takes:
-            return self._takes[name], look(self._takes[name])
+            return looked(self._takes[name])
         take = 0
         while isinstance(look(take + 1), Artifact):
             take += 1
+        there = isinstance(look(take), Artifact)
+        while (not there or name in self._force) and self._shares(repo_type, named(take + 1)[0]):
+            take, there = take + 1, isinstance(look(take + 1), Artifact)
         if name in self._force:
             owed = self.store.remembered(self.recipe, "forced").get(name)
-            new = take + 1 if isinstance(look(take), Artifact) else take
+            new = take + 1 if there or self._shares(repo_type, named(take)[0]) else take
             take = self._takes[name] = int(owed) if owed in (take, new) else new
-        return take, look(take)
+        return looked(take)
+
+    def _shares(self, repo_type: RepoType, address: str) -> bool:
+        """Is an address in the shared repo? Raises UserErrors when that repo may not be read."""
+        try:
+            return self.shared is not None and self.shared.has(repo_type, address)
+        except HubError as cause:
+            advice = "give it access, or leave the shared repo out with --no-hub-cache"
+            key = ("runtime", "hub", "repo")
+            raise UserErrors([self.document.mistake(key, f"{cause}; {advice}")]) from cause
+
+    def _asked(self, repo_type: RepoType, address: str, key: str) -> Remote | str | None:
+        there = self.shared is not None and self._shares(repo_type, address)
+        return self.shared.find(repo_type, address, key) if there and self.shared else None
 
     def owe(self) -> None:
         """Remember which takes were forced, until the run that wants them has ended: the same command goes on."""
@@ -309,7 +360,8 @@ class Resolver:
         return Planned(name, definition.kind.kind, "effect", None, "changes the outside", key, identity)
 
     def _waits(self, name: str, definition: StageDef) -> Planned:
-        missing = [n for n in dependencies(self.document, name) if self._planned[n].found is None]
+        above = {n: self._planned[n] for n in dependencies(self.document, name)}
+        missing = [n for n, stage in above.items() if not (stage.found or stage.remote or stage.known)]
         rows = self._expected_rows(definition)
         why = f"waits for {', '.join(missing)}"
         return Planned(name, definition.kind.kind, "waits", None, why, rows=rows, most_tokens=_most(definition, rows))
@@ -348,10 +400,6 @@ def recipe_id(document: Document) -> str:
 def fingerprint(planned: Planned) -> str:
     """The hash of the stage identity alone: finished rows and checkpoints are kept under it."""
     return digest_of(planned.identity)
-
-
-def _rows(found: Artifact) -> int | None:
-    return found.record.get("rows")
 
 
 def sampled_models(definition: StageDef) -> list[str]:

@@ -46,7 +46,7 @@ class Found:
     error: str | None = None
 
 
-def _text(value: Any, what: str) -> tuple[str | None, str | None]:
+def text_of(value: Any, what: str) -> tuple[str | None, str | None]:
     """A foreign value as text, or why it is none. Numbers are texts where they come as references."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None, None
@@ -65,7 +65,7 @@ def _reference(value: Any) -> tuple[str | None, str | None]:
         value = int(value)
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and value == value:
         return (None, "the reference answer is not a finite number") if abs(value) == math.inf else (str(value), None)
-    text, error = _text(value, "the reference answer")
+    text, error = text_of(value, "the reference answer")
     return (reference_answer(text) or None if text else None), error
 
 
@@ -73,7 +73,7 @@ def _statement(found: Found) -> tuple[str | None, str | None]:
     """The statement, and why it cannot be used, if so. An empty statement is kept as it is."""
     if found.error:
         return None, found.error
-    text, error = _text(found.problem, "the statement")
+    text, error = text_of(found.problem, "the statement")
     if not error and (text is None or not text.strip()):
         error = "the statement is missing" if text is None else "the statement is empty"
     return text, error

@@ -1,34 +1,39 @@
-"""Reading what `push_dataset` has published: a version becomes a commit once, and everything is read by that commit.
+"""Reading what was published: a version becomes a commit once, and everything is read by that commit.
 
-Every file is compared with the sha256 in the output's manifest before a row of it is used, so that neither a moved tag,
-nor a cache that lies, nor a changed byte can give other rows than those that were published. This file does not know
-recipes or the store.
+A version is a name that a person gave (`push_dataset`), or the address of a shared artifact. Every file is compared
+with the sha256 in the output's manifest before a row of it is used, so that neither a moved tag, nor a cache that
+lies, nor a changed byte can give other rows than those that were published. Which commit a version was is remembered,
+so that what was pulled once can be had off-line. This file does not know recipes.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd_pipeline.errors import HubError, user_error
-from ssd_pipeline.store import hub
-from ssd_pipeline.store.identity import file_digest
+from ssd_pipeline import card
+from ssd_pipeline.errors import HubError, StoreError, user_error
+from ssd_pipeline.store import bundle, hub
+from ssd_pipeline.store.local import PULLED, Artifact, Store
+from ssd_pipeline.store.shared import Remote, Shared
 
 
 @dataclass(frozen=True)
 class Pulled:
-    """One table of one version, verified on this machine. `files`: parquet, in the order of the rows."""
+    """One table of one version, verified on this machine. `files`: parquet, in the order of the rows; of an adapter,
+    whose `rows` are None, all of it."""
 
     repo: str
     version: str
     commit: str
     output: str
-    rows: int
+    rows: int | None
     files: tuple[Path, ...]
     manifest: Mapping[str, Any]
+    repo_type: hub.RepoType
 
 
 def pull(repo: str, output: str | None = None, version: str | None = None) -> Pulled:
@@ -37,57 +42,75 @@ def pull(repo: str, output: str | None = None, version: str | None = None) -> Pu
     `version` is a tag or a commit. Raises UserErrors naming what there is when version or output is missing, HubError
     when the Hub cannot be asked or a file is not what its manifest says.
     """
-    commit = _commit(repo, version)
-    folder = hub.snapshot(repo, "dataset", commit, ["manifests/*.json"])
-    tables = _tables(folder)
+    repo_type, commit = _commit(repo, version)
+    pattern = f"*.{version}.json" if bundle.ADDRESS.fullmatch(str(version)) else "*.json"
+    folder = hub.snapshot(repo, repo_type, commit, [f"manifests/{pattern}"])
+    found = [bundle.read(path) for path in sorted((folder / "manifests").glob(pattern))]
+    tables = {config: said for said in found for config in said["tables"] or [said["output"]]}
     if not tables:
         raise HubError(f"{repo}@{version} was not published by ssd_pipeline: use datasets.load_dataset")
-    names = ", ".join(sorted(tables))
     if output is None:
-        outputs = [name for name, (manifest, _) in tables.items() if manifest["output"] == name]
+        outputs = [said["output"] for said in found]
         if len(outputs) != 1:
-            raise user_error(f"which output? There are {names}", key="OUTPUT")
+            raise user_error(f"which output? There are {', '.join(sorted(tables))}", key="OUTPUT")
         output = outputs[0]
     if output not in tables:
+        names = ", ".join(sorted(tables))
         raise user_error(f"{repo}@{version} has no output {output}; there are {names}", key="OUTPUT")
-    manifest, table = tables[output]
-    folder = hub.snapshot(repo, "dataset", commit, hub.exactly(list(table["files"])))
-    for name, said in table["files"].items():
-        _unaltered(folder, name, said, f"{repo}@{version}")
+    said = tables[output]
+    table = said["tables"].get(output) or {"rows": None, "files": said["beside"]}
+    folder = hub.snapshot(repo, repo_type, commit, hub.exactly(list(table["files"])))
+    bundle.unaltered(folder, table["files"], f"{repo}@{version}")
     files = tuple(folder / name for name in table["files"])
-    return Pulled(repo, str(version), commit, output, int(table["rows"]), files, manifest)
+    return Pulled(repo, str(version), commit, output, table["rows"], files, said, repo_type)
 
 
-def _commit(repo: str, version: str | None) -> str:
+def _commit(repo: str, version: str | None) -> tuple[hub.RepoType, str]:
+    """The commit of a version, in the data set repo of that name or else in the model repo."""
     if version is not None and hub.COMMIT.fullmatch(version):
-        return version
-    known = hub.versions(repo, "dataset")
-    if version in known:
-        return known[str(version)]
-    there = ", ".join(sorted(known)) or "none"
+        return "dataset", version
+    store, name = Store.default(), f"{repo}@{version}"
+    remembered = store.remembered(PULLED, "versions")
+    there: list[str] = []
+    types: tuple[hub.RepoType, ...] = ("dataset", "model")
+    try:
+        for repo_type in types:
+            known = hub.versions(repo, repo_type)
+            if version in known:
+                commit = known[str(version)]
+                if remembered.get(name) != [repo_type, commit]:
+                    with suppress(StoreError):  # a store that cannot be written holds up nothing
+                        store.remember(PULLED, "versions", {**remembered, name: [repo_type, commit]})
+                return repo_type, commit
+            there += known
+    except HubError as cause:
+        if not (cause.unreachable and name in remembered):
+            raise
+        repo_type, commit = remembered[name]
+        return repo_type, commit
     what = "which version?" if version is None else f"there is no version {version};"
-    raise user_error(f"{what} Versions of {repo}: {there}".replace("; V", "; v"), key="VERSION")
+    told = f"{what} Versions of {repo}: {', '.join(sorted(there)) or 'none'}"
+    raise user_error(told.replace("; V", "; v"), key="VERSION")
 
 
-def _tables(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Every table of every manifest: config -> (manifest, table)."""
-    found = {}
-    for path in sorted((folder / "manifests").glob("*.json")):
-        try:
-            manifest = json.loads(path.read_bytes())
-        except ValueError as cause:
-            raise HubError(f"{path.name} is not a manifest: {cause}") from cause
-        for config, table in manifest["tables"].items():
-            found[config] = (manifest, table)
-    return found
-
-
-def _unaltered(folder: Path, name: str, said: Mapping[str, Any], where: str) -> None:
-    path = folder / name
-    if ".." in Path(name).parts or Path(name).is_absolute() or not path.is_file():
-        raise HubError(f"{where}: the manifest lists {name}, and it is not there")
-    if path.stat().st_size != said["size"] or file_digest(path) != said["sha256"]:
-        raise HubError(f"{where}: {name} is not the file that was published; it is not used")
+def keep(pulled: Pulled, store: Store) -> list[Artifact]:
+    """Put a pulled artifact into the store, with those it was made from as far as the repo has them: a run finds them
+    as if they had been made here. Of the others the content is remembered, by which a plan knows what stands on them.
+    [] for a part of an artifact, which no run would make."""
+    if not pulled.manifest["whole"]:
+        return []
+    shared, kept, contents = Shared(pulled.repo), [], dict(store.remembered(PULLED, "contents"))
+    remote: Remote | str | None = Remote(pulled.repo_type, pulled.commit, pulled.manifest)
+    for record in [pulled.manifest["record"], *pulled.manifest["above"]]:
+        here = store.find(record["address"])
+        if record is not pulled.manifest["record"]:
+            remote = shared.find("model" if record["rows"] is None else "dataset", record["address"], record["key"])
+        if not isinstance(here, Artifact) and isinstance(remote, Remote):
+            here = shared.fetch(remote, store)
+        kept += [here] if isinstance(here, Artifact) else []
+        contents[record["key"]] = record["content"]
+    store.remember(PULLED, "contents", contents)
+    return kept
 
 
 def load(repo: str, output: str | None = None, *, version: str | None = None) -> Any:
@@ -97,5 +120,25 @@ def load(repo: str, output: str | None = None, *, version: str | None = None) ->
     from datasets import Dataset
 
     pulled = pull(repo, output, version)
+    if pulled.rows is None:
+        raise user_error(f"{pulled.output} is an adapter: name it in `models:`, or load it with peft", key="OUTPUT")
     # Not load_dataset: from a warm cache it may give another revision's rows.
     return Dataset(pa.concat_tables([pq.read_table(path) for path in pulled.files]))
+
+
+def listing(repo: str) -> Iterator[tuple[str, ...]]:
+    """(version, output, rows, student, teacher, date) of every output of every version of a repo, newest first."""
+    lines = []
+    for repo_type in ("dataset", "model"):
+        for version, commit in hub.versions(repo, repo_type).items():
+            pattern = f"*.{version}.json" if bundle.ADDRESS.fullmatch(version) else "*.json"
+            folder = hub.snapshot(repo, repo_type, commit, [f"manifests/{pattern}"]) / "manifests"
+            for said in map(bundle.read, sorted(folder.glob(pattern))):
+                records = [said["record"], *said["above"]]
+                rows = {name: table["rows"] for name, table in said["tables"].items()} or {said["output"]: None}
+                made = str(said["record"].get("ended") or "")
+                for name, count in rows.items():
+                    shown = "" if count is None else f"{count:,}"
+                    models = (card.model_of(records, role) or "" for role in ("student", "teacher"))
+                    lines.append((made, version, name, shown, *models))
+    yield from (line[1:] + line[:1] for line in sorted(lines, key=lambda line: line[0], reverse=True))

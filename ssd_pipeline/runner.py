@@ -1,9 +1,9 @@
 """Walks a plan and makes what is missing, one stage after the other, telling what happens as events.
 
-A stage that is a hit is only told; of the others the needed ones run: those that were selected, and whatever above
-them is missing. After each stage the rest of the plan is looked up again, since a changed stage may well have given
-the same content as before. Events are plain dicts (see `--json`); this file prints nothing, does not know who listens,
-and leaves to building.py how a stage is built.
+A stage that is a hit is only told, one that is in the shared repo is fetched, and of the others the needed ones run:
+those that were selected, and whatever above them is missing. After each stage the rest of the plan is looked up again,
+since a changed stage may well have given the same content as before. Events are plain dicts (see `--json`); this file
+prints nothing, does not know who listens, and leaves to building.py how a stage is built.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ssd_pipeline.errors import RunError, UserErrors
 from ssd_pipeline.events import Listen, finished_event
 from ssd_pipeline.planner import Plan, Planned, fingerprint
 from ssd_pipeline.records import Paid
+from ssd_pipeline.sharing import Sharing
 
 
 def run(plan: Plan, listen: Listen = lambda event: None) -> dict[str, Planned]:
@@ -45,6 +46,9 @@ def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
     began = time.monotonic()
     plan.store.sweep()
     plan.resolver.owe()
+    sharing = Sharing(plan, listen) if plan.resolver.shared else None
+    if sharing:
+        sharing.settle()
     for name in plan.order:
         if name not in needed(plan):
             continue
@@ -57,9 +61,18 @@ def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
         from ssd_pipeline.building import StageRun  # only where something runs: a cached run stays light
 
         listen({"event": "stage_started", "stage": name, "kind": stage.kind})
+        if stage.remote and sharing:
+            sharing.fetch(name)
+            continue
+        if sharing:
+            sharing.owe(name)
         StageRun(plan, name, listen).run()
         plan.refresh()
+        if sharing:
+            sharing.push(name)
     plan.resolver.settle()
+    if sharing:
+        sharing.close()
     listen({"event": "run_finished", "seconds": round(time.monotonic() - began, 3)})
     return plan.stages
 
@@ -90,18 +103,21 @@ def _ended_like_ctrl_c(asked: list[str]) -> Iterator[None]:
 
 
 def needed(plan: Plan) -> set[str]:
-    """The selected stages, and above those that are missing whatever is missing too."""
+    """The selected stages, and above those that are made anew whatever is not here. A stage of which only the content
+    is known is made for one of these, or when it was chosen by name."""
     found: set[str] = set()
 
     def visit(name: str) -> None:
         if name in found:
             return
         found.add(name)
-        if plan.stages[name].status != "hit":
+        if plan.stages[name].status not in ("hit", "remote"):
             for above in plan.dependencies(name):
                 if plan.stages[above].status != "hit":
                     visit(above)
 
+    named = {*plan.choice.only, *plan.choice.start, *plan.choice.force}
     for name in plan.selected:
-        visit(name)
+        if name in named or not plan.stages[name].known:
+            visit(name)
     return found

@@ -342,6 +342,8 @@ class Input:
 
     `directory` is the artifact's data directory (for an adapter); verified before it is handed out. `digest` names
     exactly these rows: the artifact's, hashed together with `where` if there is one. An effect's `done` is given it.
+    `above`: the records of what it was made from, nearest first.
+    `above`: the records of what it was made from, nearest first.
     """
 
     name: str
@@ -352,6 +354,7 @@ class Input:
     weight: float
     read: Callable[[Sequence[str] | None], Iterator[Row]]
     digest: str = ""
+    above: Sequence[Mapping[str, Any]] = ()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Rows in order, as dicts of plain values; memory stays bounded."""

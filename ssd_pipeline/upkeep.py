@@ -19,6 +19,7 @@ from ssd_pipeline.errors import StoreError, user_error
 from ssd_pipeline.identities import defaults_of, differences
 from ssd_pipeline.planner import Plan
 from ssd_pipeline.store import artifact
+from ssd_pipeline.store.bundle import used_by
 from ssd_pipeline.store.local import Artifact, Store
 
 YOUNG_SECONDS = 3600
@@ -71,11 +72,6 @@ def _needed(store: Store, records: Mapping[str, Mapping[str, Any]]) -> dict[str,
                 needed.setdefault(above, []).append(address)
                 waiting.append(above)
     return needed
-
-
-def used_by(record: Mapping[str, Any]) -> list[str]:
-    """The addresses that an artifact was made from."""
-    return [str(i["address"]) for i in [*record.get("inputs", []), *record.get("uses", [])] if i.get("address")]
 
 
 def tree_size(folder: Path) -> int:

@@ -28,17 +28,41 @@ HOSTILE = [
 ]
 
 
+RECORD = {
+    "kind": "verify_answers",
+    "identity": {"params": {"timeout_s": 5}},
+    "rows": 1200,
+    "digest": "d" * 64,
+    "address": "verify_answers-0123456789abcdef",
+    "summary": {"correct": 900},
+    "tools": {"ssd-pipeline": "0.1.0"},
+    "recipe": {"texts": {"math.yaml": "name: math\n", "--set #1": "stages.p.limit=3"}},
+}
+ABOVE = {
+    "kind": "sample_branches",
+    "identity": {
+        "params": {
+            "teacher": {"repo": "big/teacher", "revision": "a" * 40},
+            "student": {"repo": "small/student", "revision": "b" * 40, "adapters": [{}]},
+            "sampling": {"temperature": 0.8},
+        }
+    },
+    "fates": {"accepted": 1200},
+    "spend": {"bought": 9},
+}
+
+
 def release(**changes: object) -> Release:
     output = Output(
         name="verified",
-        kind="verify_answers",
         digest="d" * 64,
         configs=[
-            Config("verified", "data/verified", 1200, ["uuid", "problem"]),
-            Config("branches", "data/branches", 7, ["uuid", "text"]),
+            Config("verified", 1200, ["uuid", "problem"]),
+            Config("branches", 7, ["uuid", "text"]),
         ],
-        asked={"kind": "verify_answers", "params": {"timeout_s": 5}},
-        came_out={"rows": 1200, "summary": {"correct": 900}},
+        record=RECORD,
+        above=[ABOVE],
+        manifest="manifests/verified.json",
     )
     said: dict = {"repo": "me/math", "version": "v1", "outputs": [output], "license": "apache-2.0", **changes}
     return Release(**said)
@@ -95,7 +119,7 @@ def test_what_people_wrote_is_kept_and_our_block_replaced() -> None:
 
 def test_outputs_of_several_publications_stand_side_by_side() -> None:
     text = render(release(), None)
-    other = Output("raw", "sample_branches", "e" * 64, [Config("raw", "data/raw", 3, ["uuid"])])
+    other = Output("raw", "e" * 64, [Config("raw", 3, ["uuid"])], ABOVE, [], "manifests/raw.json")
     both = render(release(outputs=[other], version="v2"), text)
     assert [c["config_name"] for c in front(both)["configs"]] == ["raw", "verified", "branches"]
     assert [c.get("default") for c in front(both)["configs"]] == [None, True, None]
@@ -123,16 +147,22 @@ def test_broken_front_matter_is_not_destroyed(broken: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_foreign_text_does_not_break_out(text: str) -> None:
-    config = Config("verified", "data/verified", 1, [text])
-    output = Output("verified", "verify_answers", "d" * 64, [config], {"prompt": text}, {"summary": {text: text}})
+    config = Config("verified", 1, [text])
+    record = {"kind": "v", "identity": {"params": {"prompt": text}}, "summary": {text: text}, "rows": text}
+    record["recipe"] = {"texts": {text: text}}
+    output = Output("verified", "d" * 64, [config], record, [{"kind": text, "address": text}], "m")
     made = render(release(outputs=[output], pretty_name=text, license=text), None)
     assert front(made)["license"] == front(made)["pretty_name"] == text
     body = card.parts(made)[1]
     assert body.count("<!--") == 2
-    assert not re.search(r"(?<!\\)<(?!!--)", body)
+    prose = re.sub(r"^(`{3,})\w+\n(.*?)\n\1$", "", body, flags=re.DOTALL | re.MULTILINE)
+    assert not re.search(r"(?<!\\)<(?!!--)", prose)
     blocks = re.findall(r"^(`{3,})json\n(.*?)\n\1$", made, re.DOTALL | re.MULTILINE)
-    assert [json.loads(body) for _, body in blocks] == [{"summary": {text: text}}, {"prompt": text}]
-    assert len(re.findall(r"^\|.*\|$", body, re.MULTILINE)) == 3
+    assert [json.loads(body) for _, body in blocks] == [
+        {"v": {"rows": text, "summary": {text: text}}, text: {}},
+        {"v": {"prompt": text}, text: {}},
+    ]
+    assert len(re.findall(r"^\|.*\|$", prose, re.MULTILINE)) == 7
     assert render(release(outputs=[output], pretty_name=text, license=text), made) == made
 
 

@@ -22,6 +22,9 @@ models:
   learned: {base: student, adapter: {stage: train_sft}}
 stages:
   load_problems: {uses: load_problems, dataset: someone/data, revision: v3, limit: 10}
+  load_trajectories: {uses: load_trajectories, dataset: someone/traces, columns: {solution: generations}}
+  scored: {uses: score_trajectories, input: load_trajectories, student: student}
+  select_trajectories: {uses: select_trajectories, input: scored, criterion: shortest}
   sample_branches: {uses: sample_branches, input: load_problems, teacher: teacher, student: student,
                     accept: {quantile: 0.5, of: {stage: score_trajectories}}}
   scored_before: {uses: sample_branches, input: load_problems, teacher: teacher, branches: 1}
@@ -35,8 +38,10 @@ stages:
 """
 GOLDEN = {
     "load_problems": "01c6d7d72f740013",
+    "load_trajectories": "73f34e17effa22da",
     "sample_branches": "ff3ba89bf44aa5c7",
     "score_trajectories": "8038aad9f15c7288",
+    "select_trajectories": "f0dff09dff4d3ada",
     "verify_answers": "7d33adb2e54037fb",
     "train_sft": "7c1e62ab25130caa",
     "evaluate": "76d8942e6d2a2a6d",

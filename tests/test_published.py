@@ -1,23 +1,37 @@
-"""A published version gives the rows that were published, byte for byte, or nothing."""
+"""A published version gives the rows that were published, byte for byte, or nothing; what was pulled is a hit."""
 
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.command import SSD, call
+import yaml
+from fakes.command import SSD, SSD_RUN, call
 from fakes.hub import FakeHub
 from fakes.hub_client import at_home, client_environment
 
 import ssd_pipeline
 from ssd_pipeline.errors import HubError, UserErrors
-from ssd_pipeline.published import pull
+from ssd_pipeline.published import keep, listing, pull
+from ssd_pipeline.store.local import Artifact, Store
 
 RECIPE = """\
 name: small
 stages:
   problems: {uses: load_problems, file: problems.jsonl}
-  out: {uses: push_dataset, input: problems, repo: me/data, version: v1}
+  traces: {uses: load_trajectories, file: traces.jsonl, columns: {solution: solution}}
+  verified: {uses: verify_answers, input: traces}
+  out: {uses: push_dataset, input: [problems], repo: me/data, version: v1}
+  checked: {uses: push_dataset, input: [verified], repo: me/checked, version: v1, license: mit}
 """
+ONE, TWO = '{"problem": "1+1?", "answer": "2"}\n', '{"problem": "3?", "answer": "3"}\n'
+TRACES = '{"problem": "1+1?", "answer": "2", "solution": "so \\\\boxed{2}"}\n'
+SHARED = "runtime:\n  hub: {repo: me/cache}\n"
 
 
 @pytest.fixture
@@ -25,23 +39,40 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     with FakeHub() as server, at_home(server, tmp_path / "hf", monkeypatch, server.token("me")):
         monkeypatch.setenv("SSD_HOME", str(tmp_path / "store"))
         (tmp_path / "recipe.yaml").write_text(RECIPE)
-        (tmp_path / "problems.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n')
+        (tmp_path / "problems.jsonl").write_text(ONE)
+        (tmp_path / "traces.jsonl").write_text(TRACES)
         yield server
 
 
-def publish(folder: Path, *sets: str) -> None:
-    ssd_pipeline.run(ssd_pipeline.plan(folder / "recipe.yaml", sets=sets))
+def publish(folder: Path, *sets: str, only: tuple[str, ...] = ()) -> dict:
+    return ssd_pipeline.run(ssd_pipeline.plan(folder / "recipe.yaml", sets=sets, only=only))
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    return {name: stage.status for name, stage in ssd_pipeline.plan(folder / "recipe.yaml").stages.items()}
 
 
 def test_versions_are_read_back_also_from_a_warm_cache(hub: FakeHub, tmp_path: Path) -> None:
-    publish(tmp_path)
-    (tmp_path / "problems.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "3?", "answer": "3"}\n')
-    publish(tmp_path, "stages.out.version=v2")
+    first = publish(tmp_path, only=("out",))["problems"].found
+    (tmp_path / "problems.jsonl").write_text(ONE + TWO)
+    publish(tmp_path, "stages.out.version=v2", only=("out",))
     for _ in range(2):
         one, two = (ssd_pipeline.load("me/data", "problems", version=v) for v in ("v1", "v2"))
         assert one["problem"] == ["1+1?"]
         assert two["problem"] == ["1+1?", "3?"]
     assert pull("me/data", version=pull("me/data", version="v1").commit).rows == 1
+    (kept,) = keep(pull("me/data", version="v1"), Store(tmp_path / "other"))
+    assert (kept.record["digest"], kept.address) == (first.record["digest"], first.address)
+    shown = {line[:3] for line in listing("me/data")}
+    assert shown == {("v1", "problems", "1"), ("v2", "problems", "2")}
+
+
+def test_a_version_never_moves_to_other_rows(hub: FakeHub, tmp_path: Path) -> None:
+    publish(tmp_path, only=("out",))
+    (tmp_path / "problems.jsonl").write_text(ONE + TWO)
+    with pytest.raises(HubError, match="version v1 with other content"):
+        publish(tmp_path, only=("out",))
+    assert ssd_pipeline.load("me/data", "problems", version="v1")["problem"] == ["1+1?"]
 
 
 def test_a_push_that_was_made_is_not_made_again(hub: FakeHub, tmp_path: Path) -> None:
@@ -50,6 +81,60 @@ def test_a_push_that_was_made_is_not_made_again(hub: FakeHub, tmp_path: Path) ->
     ssd_pipeline.run(ssd_pipeline.plan(tmp_path / "recipe.yaml"), events.append)
     (out,) = [e for e in events if e["event"] == "stage_finished" and e["stage"] == "out"]
     assert (out["computed"], out["reused"]) == (0, 1)
+
+
+def test_a_pulled_stage_is_a_hit_and_what_it_stands_on_is_not_made(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = publish(tmp_path)
+    monkeypatch.setenv("SSD_HOME", str(tmp_path / "fresh"))
+    assert statuses(tmp_path)["verified"] == "waits"
+    (kept,) = keep(pull("me/checked", version="v1"), Store.default())
+    assert kept.address == made["verified"].address
+    now = ssd_pipeline.plan(tmp_path / "recipe.yaml")
+    assert (now.stages["verified"].status, now.stages["traces"].status) == ("hit", "miss")
+    assert "known from what was pulled" in now.stages["traces"].why
+    done = ssd_pipeline.run(now)
+    assert done["traces"].found is None, "nothing needed its rows"
+    assert isinstance(publish(tmp_path, only=("traces",))["traces"].found, Artifact)
+
+
+def test_pulling_from_a_shared_repo_brings_what_it_was_made_from(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE + SHARED)
+    address = publish(tmp_path, only=("verified",))["verified"].address
+    monkeypatch.setenv("SSD_HOME", str(tmp_path / "fresh"))
+    kept = keep(pull("me/cache", version=address), Store.default())
+    assert [a.address.partition("-")[0] for a in kept] == ["verify_answers", "load_trajectories"]
+    hub.seen.clear()
+    done = publish(tmp_path, only=("verified", "traces"))
+    assert {n: s.status for n, s in done.items()}["verified"] == "hit"
+    assert not hub.asked("POST|PUT")
+
+
+def test_what_was_pulled_once_is_had_off_line(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(tmp_path)
+    ssd_pipeline.load("me/data", "problems", version="v1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert ssd_pipeline.load("me/data", "problems", version="v1")["problem"] == ["1+1?"]
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+        ssd_pipeline.load("me/data", "problems", version="v2")
+
+
+def test_off_line_a_refresh_takes_the_newest_known_commit_and_says_so(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add("them/set", {"train.jsonl": ONE.encode()})
+    text = "stages:\n  p: {uses: load_problems, dataset: them/set, revision: main}\n"
+    (tmp_path / "r.yaml").write_text(text)
+    ssd_pipeline.plan(tmp_path / "r.yaml")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    planned = ssd_pipeline.plan(tmp_path / "r.yaml", refresh=True).stages["p"]
+    assert f"the newest known commit of them/set@main is taken, {commit[:8]}" in planned.why
+    (tmp_path / "r2.yaml").write_text(text)
+    with pytest.raises(UserErrors, match=r"HF_HUB_OFFLINE is set; a full commit as `revision`"):
+        ssd_pipeline.plan(tmp_path / "r2.yaml")
 
 
 @pytest.mark.parametrize(
@@ -63,13 +148,13 @@ def test_a_push_that_was_made_is_not_made_again(hub: FakeHub, tmp_path: Path) ->
 def test_what_is_missing_is_a_mistake_that_names_what_there_is(
     hub: FakeHub, tmp_path: Path, output: str, version: str | None, says: str
 ) -> None:
-    publish(tmp_path)
+    publish(tmp_path, only=("out",))
     with pytest.raises(UserErrors, match=says):
         ssd_pipeline.load("me/data", output, version=version)
 
 
 def test_a_changed_byte_is_refused(hub: FakeHub, tmp_path: Path) -> None:
-    publish(tmp_path)
+    publish(tmp_path, only=("out",))
     path = pull("me/data", version="v1").files[0].resolve()
     data = bytearray(path.read_bytes())
     data[30] ^= 1
@@ -78,14 +163,114 @@ def test_a_changed_byte_is_refused(hub: FakeHub, tmp_path: Path) -> None:
         pull("me/data", version="v1")
 
 
-def test_the_command_pulls_without_any_recipe(hub: FakeHub, tmp_path: Path) -> None:
-    publish(tmp_path)
+def test_the_commands_work_without_any_recipe(hub: FakeHub, tmp_path: Path) -> None:
+    publish(tmp_path, only=("checked",))
     environ = client_environment(hub, tmp_path / "other", hub.token("me"))
-    done = call(tmp_path, "pull", "me/data@v1", command=SSD, **environ)
+    place = tmp_path / "place"
+    place.mkdir()
+    done = call(place, "pull", "me/checked@v1", command=SSD, **environ)
     assert done.returncode == 0, done.stderr
     assert "1 rows, every byte verified" in done.stdout
+    assert re.search(r"in the store as verify_answers-[0-9a-f]{16}: a hit", done.stdout)
     assert Path(done.stdout.splitlines()[-1]).is_file()
-    for words in (["me/data"], ["me/data@v7"], ["me/nothing@v1"], ["me/data@v1", "nope"]):
-        wrong = call(tmp_path, "pull", *words, command=SSD, **environ)
+    done = call(place, "ls", "me/checked", command=SSD, **environ)
+    assert done.stdout.splitlines()[0].split() == ["version", "output", "rows", "student", "teacher", "made"]
+    assert done.stdout.splitlines()[1].split()[:3] == ["v1", "verified", "1"]
+    for words in (["me/data"], ["me/checked@v7"], ["me/nothing@v1"], ["me/checked@v1", "nope"]):
+        wrong = call(place, "pull", *words, command=SSD, **environ)
         assert wrong.returncode == 2, wrong.stderr
         assert "Traceback" not in wrong.stderr
+
+
+LOAD = """
+import json, sys, warnings
+loaded = []
+for code in json.loads(sys.argv[1]):
+    place = {}
+    exec(code, place)
+    loaded.append(list(place["rows"]["problem"]))
+print(json.dumps(loaded))
+"""
+
+
+def test_the_command_of_the_card_loads_the_rows_also_at_each_address(hub: FakeHub, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(RECIPE + SHARED)
+    codes = []
+    for number, problems in enumerate((ONE, ONE + TWO)):
+        (tmp_path / "problems.jsonl").write_text(problems)
+        publish(tmp_path, f"stages.out.version=v{number + 1}", only=("out",))
+        for repo in ("me/data", "me/cache"):
+            text = hub.repos["dataset", repo].find("main").files["README.md"].data.decode()
+            assert [c["config_name"] for c in yaml.safe_load(text.split("---")[1])["configs"]] == ["problems"]
+            codes += re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    environ = {**os.environ, **client_environment(hub, tmp_path / "reader", hub.token("me"))}
+    told = subprocess.run(
+        [sys.executable, "-c", LOAD, json.dumps(codes * 2)], env=environ, capture_output=True, text=True, timeout=120
+    )
+    assert told.returncode == 0, told.stderr
+    one, two = ["1+1?"], ["1+1?", "3?"]
+    assert json.loads(told.stdout) == [one, one, two, two] * 2
+
+
+SECRETS = {"HF_TOKEN": "", "TEACHER_TOKEN": "sk-plantedplantedplanted", "TEACHER_URL": "https://planted.example.org"}
+
+
+def test_a_token_is_found_nowhere(hub: FakeHub, tmp_path: Path) -> None:
+    """The whole of a run with every secret that there can be, the client's own debugging switched on."""
+    (tmp_path / "recipe.yaml").write_text(
+        RECIPE.replace("me/data", "me/pushed")
+        + "models: {teacher: {repo: some/teacher, revision: '"
+        + "a" * 40
+        + "'}}\n"
+        + SHARED
+        + '  models: {teacher: {api: tgi, endpoints: ["${TEACHER_URL}"], token: "${TEACHER_TOKEN}"}}\n'
+    )
+    token = hub.token("me")
+    secrets = {**SECRETS, "HF_TOKEN": token, "HF_HUB_VERBOSITY": "debug", "HF_DEBUG": "1"}
+    environ = {**client_environment(hub, tmp_path / "hf2", token), **secrets}
+    hub.fault("POST .*datasets/me/cache/tag", times=2, status=500)
+    told = []
+    for words in (["recipe.yaml"], ["recipe.yaml", "--set", "stages.out.version=v2"]):
+        done = call(tmp_path, *words, **environ)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stdout + done.stderr)
+    hub.fault("POST .*commit", times=99, status=403)
+    failed = call(tmp_path, "recipe.yaml", "--set", "stages.out.version=v3", command=SSD_RUN, **environ)
+    assert failed.returncode == 1
+    told.append(failed.stdout + failed.stderr)
+    assert "<TOKEN>" in "".join(told), "the client was debugging"
+    published = [
+        blob.data for repo in hub.repos.values() for commit in repo.commits.values() for blob in commit.files.values()
+    ]
+    kept = [p.read_bytes() for folder in ("store", "hf2") for p in (tmp_path / folder).rglob("*") if p.is_file()]
+    for secret in (token, SECRETS["TEACHER_TOKEN"], "planted.example.org"):
+        for text in (*published, *kept, *(t.encode() for t in told)):
+            assert secret.encode() not in text, text[:200]
+    assert str(tmp_path).encode() not in b"".join(published)
+    assert all(s.token is None for s in hub.seen if s.port == "cdn")
+    assert {s.token for s in hub.seen if s.port == "api"} <= {token, None}
+
+
+def test_the_commands_of_the_docs_run(hub: FakeHub, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "hub.md").read_text()
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "recipe.yaml").write_text(re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)[0])
+    (place / "problems.jsonl").write_text(ONE)
+    environ = client_environment(hub, tmp_path / "reader", hub.token("your-name"))
+    commands = re.findall(r"^\$ (.*)$", text, re.MULTILINE)
+    assert len(commands) == 6
+    for command in commands:
+        name, *words = shlex.split(command)
+        done = call(place, *words, command=SSD if name == "ssd" else SSD_RUN, **environ)
+        assert done.returncode == 0, done.stderr
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    told = subprocess.run(
+        [sys.executable, "-c", f"{code}\nassert rows['problem'][0] == '1+1?'"],
+        cwd=place,
+        text=True,
+        env={**os.environ, **environ, "SSD_HOME": str(place / "store")},
+        capture_output=True,
+        timeout=120,
+    )
+    assert told.returncode == 0, told.stderr

@@ -5,17 +5,21 @@ from ssd_pipeline.stages import (
     compare,
     evaluate,
     load_problems,
+    load_trajectories,
     push_dataset,
     sample_branches,
     score_trajectories,
+    select_trajectories,
     train_sft,
     verify_answers,
 )
 
 KINDS: dict[str, Stage] = {
     "load_problems": load_problems.STAGE,
+    "load_trajectories": load_trajectories.STAGE,
     "sample_branches": sample_branches.STAGE,
     "score_trajectories": score_trajectories.STAGE,
+    "select_trajectories": select_trajectories.STAGE,
     "verify_answers": verify_answers.STAGE,
     "train_sft": train_sft.STAGE,
     "evaluate": evaluate.STAGE,

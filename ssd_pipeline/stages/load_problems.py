@@ -50,6 +50,11 @@ class Holdout(Params):
         found = re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", str(self.part))
         return (int(found[1]), int(found[2] or found[1])) if found else None
 
+    def takes(self, statement: str) -> bool:
+        """Is a statement in this part?"""
+        bounds = self.bounds()
+        return bounds is None or bounds[0] <= part(statement, self.of) <= bounds[1]
+
     def mistakes(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
         bounds = self.bounds()
         if bounds is None or not 1 <= bounds[0] <= bounds[1] <= self.of:
@@ -106,20 +111,29 @@ class Source:
 def _source(params: LoadProblems, ctx: StageContext) -> Source:
     if params.reasoning_gym is not None:
         return _generated(params.reasoning_gym)
+    name, paths = located(params, ctx)
+    return _in_files(name, paths, params.columns)
+
+
+def located(params: Any, ctx: StageContext) -> tuple[str, list[Path]]:
+    """The name of a source and its files here, for parameters with `columns` and `file`, or `dataset`, `config` and
+    `split`. Raises RunError when a column is not there, HubError."""
     if params.file is not None:
-        return _in_files(Path(params.file).name, [Path(params.file)], params.columns)
-    repo = str(params.dataset)
-    commit = ctx.revision(repo)
-    names = splits.split_files(repo, commit, params.config, params.split)
-    folder = hub.snapshot(repo, "dataset", commit, hub.exactly(names))
-    return _in_files(repo, [folder / name for name in names], params.columns)
+        name, paths = Path(params.file).name, [Path(params.file)]
+    else:
+        name = str(params.dataset)
+        commit = ctx.revision(name)
+        names = splits.split_files(name, commit, params.config, params.split)
+        folder = hub.snapshot(name, "dataset", commit, hub.exactly(names))
+        paths = [folder / path for path in names]
+    for path in paths:
+        for problem in _missing(path, params.columns):
+            raise RunError(f"{name}: {problem[1]}")
+    return name, paths
 
 
 def _in_files(name: str, paths: list[Path], columns: Columns) -> Source:
     wanted = [c for c in (columns.problem, columns.answer) if c is not None]
-    for path in paths:
-        for problem in _missing(path, columns):
-            raise RunError(f"{name}: {problem[1]}")
 
     def read() -> Iterator[Found]:
         for path in paths:
@@ -132,12 +146,11 @@ def _in_files(name: str, paths: list[Path], columns: Columns) -> Source:
     return Source(name, read)
 
 
-def _missing(path: Path, columns: Columns) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def _missing(path: Path, columns: Params) -> Iterator[tuple[tuple[str | int, ...], str]]:
     there = sources.columns(path)
-    for key in ("problem", "answer"):
-        column = getattr(columns, key)
+    for key, column in columns:
         if there and column is not None and column not in there:
-            advice = "" if key == "problem" else "; without references: answer: null"
+            advice = "; without references: answer: null" if key == "answer" else ""
             yield ("columns", key), f"{path.name} has no column {column}; it has: {', '.join(there)}{advice}"
 
 
@@ -163,14 +176,13 @@ def _generated(params: ReasoningGym) -> Source:
 
 def _rows(params: LoadProblems, source: Source, counts: Counter[str]) -> Iterator[Row]:
     """The rows of one pass in the order of the source: the holdout part, duplicates dropped if asked for."""
-    bounds = params.holdout.bounds() if params.holdout else None
     seen: Counter[bytes] = Counter()
     statements: set[bytes] = set()
     for found in source.read():
         counts["found"] += 1
         row = problem_row(found, source.name, seen)
         statement = row["problem"] or ""
-        if params.holdout and bounds and not bounds[0] <= part(statement, params.holdout.of) <= bounds[1]:
+        if params.holdout and not params.holdout.takes(statement):
             continue
         if row["error"] is None:
             key = statement_key(statement)
@@ -235,7 +247,7 @@ def _summary(params: LoadProblems, counts: Mapping[str, int], written: int, bad:
     return {"rows": written, "bad": bad, "duplicates": duplicates, "notes": notes}
 
 
-def check(params: LoadProblems) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def check(params: Any) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Mistakes that a look at a local file shows, before anything is spent: (path of the key, message)."""
     if params.file is not None:
         try:

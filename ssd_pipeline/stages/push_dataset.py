@@ -1,19 +1,17 @@
 """push_dataset: publish finished rows as a version of a data set on the Hub.
 
 One commit brings everything that belongs together: parquet under `data/<config>/`, a manifest for each output with the
-digests, hashes and lineage, and the card; then the version, a tag, names it for good. `load_dataset(repo, output,
-revision=version)` reads it without this package. What is published is what the stage reads, `where` applied. Whether
-the work is done is read from the manifests under the tag, never from memory: a repo that somebody deleted is no hit.
-This file does not know how the Hub is spoken to.
+hashes, the record and the lineage, and the card; then the version, a tag, names it for good. `load_dataset(repo,
+output, revision=version)` reads it without this package. What is published is what the stage reads: the artifact's own
+files, or, with a `where`, the rows that it leaves. Whether the work is done is read from the manifests under the tag,
+never from memory: a repo that somebody deleted is no hit. This file does not know how the Hub is spoken to.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +21,11 @@ from ssd_pipeline import card
 from ssd_pipeline.errors import HubError, RunError
 from ssd_pipeline.records import Row
 from ssd_pipeline.stage import EffectStage, Input, Params, StageContext, Summary
-from ssd_pipeline.store import artifact, durable, hub
-from ssd_pipeline.store.identity import file_digest
+from ssd_pipeline.store import artifact, bundle, durable, hub
 from ssd_pipeline.store.refusals import asking
 
-FORMAT = 1
 REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?", re.ASCII)
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-LINEAGE = ("kind", "address", "key", "fingerprint", "identity", "inputs", "content", "digest", "served", "tools")
-CAME_OUT = ("rows", "fates", "summary", "spend")
 
 
 class PushDataset(Params):
@@ -50,47 +44,40 @@ class PushDataset(Params):
         repo = self.repo
         if not REPO.fullmatch(repo) or len(repo) > 96 or "--" in repo or ".." in repo or repo.endswith(".git"):
             yield ("repo",), f"{repo!r} is not the name of a repo on the Hub: owner/name, 96 characters at most"
-        if not VERSION.fullmatch(self.version) or self.version == "main" or hub.COMMIT.fullmatch(self.version):
+        taken = self.version == "main" or hub.COMMIT.fullmatch(self.version) or bundle.ADDRESS.fullmatch(self.version)
+        if taken or not VERSION.fullmatch(self.version):
             yield ("version",), f"{self.version!r} cannot name a version: letters, digits, '.', '_', '-'; not main"
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table of an output on its way out: its config, its files by their path in the repo, what they hold."""
-
-    config: str
-    files: dict[str, Path]
-    rows: int
-    columns: list[str]
 
 
 def run(params: PushDataset, ctx: StageContext) -> Summary:
     """Publish all inputs. Raises HubError; RunError when an input gives no rows."""
     with tempfile.TemporaryDirectory(prefix="upload-", dir=ctx.work) as folder:
-        outputs = [(given, _tables(given, ctx.inputs, Path(folder))) for given in ctx.inputs]
-        tables = [table for _, own in outputs for table in own]
-        files: dict[str, hub.Content] = {path: file for table in tables for path, file in table.files.items()}
-        for given, own in outputs:
-            files[f"manifests/{given.name}.json"] = _manifest(given, own)
-        release = card.Release(
-            repo=params.repo,
-            version=params.version,
-            outputs=[_output(given, own) for given, own in outputs],
-            license=params.license,
-            pretty_name=params.pretty_name,
-            description=params.description,
-        )
-        files["README.md"] = lambda present: card.render(release, _text(present)).encode()
+        files: dict[str, hub.Content] = {}
+        outputs, delete, rows = [], [], 0
+        for given in ctx.inputs:
+            tables, beside = _leaving(given, ctx.inputs, Path(folder))
+            files |= {path: file for table in tables for path, file in table.files.items()} | beside
+            delete += [f"data/{table.name}/*" for table in tables] + [f"manifests/{given.name}.*.json"]
+            rows += sum(table.rows for table in tables)
+            manifest = f"manifests/{given.name}.json"
+            whole = not _filtered(given) and "files" in given.record
+            told = (given.name, given.digest, given.record, given.above, tables, beside)
+            files[manifest] = bundle.manifest(*told, whole=whole)
+            shown = [bundle.shareable(one) for one in (given.record, *given.above)]
+            outputs.append(card.Output(given.name, given.digest, tables, shown[0], shown[1:], manifest))
+        said = {name: getattr(params, name) for name in ("license", "pretty_name", "description")}
+        release = card.Release(params.repo, params.version, outputs, **said)
+        files["README.md"] = lambda present: card.rendered(release, present)
         commit = hub.publish(
             params.repo,
             "dataset",
             files,
-            delete=[f"data/{table.config}/*" for table in tables],
+            delete=delete,
             message=f"{params.version}: {', '.join(given.name for given in ctx.inputs)}",
             private=params.private,
             version=params.version,
         )
-    return {"repo": params.repo, "version": params.version, "commit": commit, "rows": sum(t.rows for t in tables)}
+    return {"repo": params.repo, "version": params.version, "commit": commit, "rows": rows}
 
 
 def done(params: PushDataset, digests: Sequence[str]) -> bool:
@@ -99,8 +86,7 @@ def done(params: PushDataset, digests: Sequence[str]) -> bool:
     if commit is None:
         return False
     folder = hub.snapshot(params.repo, "dataset", commit, ["manifests/*.json"]) / "manifests"
-    held = {_digest(path) for path in folder.glob("*.json")}
-    return set(digests) <= held
+    return set(digests) <= {_digest(path) for path in folder.glob("*.json")}
 
 
 def ready(params: PushDataset) -> str:
@@ -117,42 +103,48 @@ def ready(params: PushDataset) -> str:
 def _digest(path: Path) -> str | None:
     """The digest that a manifest names; None for a file that is no manifest of ours."""
     try:
-        said = json.loads(path.read_bytes())
-    except ValueError:
+        return str(bundle.read(path)["digest"])
+    except HubError:
         return None
-    return str(said["digest"]) if isinstance(said, dict) and said.get("format") == FORMAT else None
 
 
-def _tables(given: Input, inputs: Sequence[Input], folder: Path) -> list[Table]:
-    """The rows of an input, then its side tables, written below `folder`."""
+def _filtered(given: Input) -> bool:
+    return given.digest != given.record["digest"]
+
+
+def _leaving(given: Input, inputs: Sequence[Input], folder: Path) -> tuple[list[card.Config], dict[str, Path]]:
+    """The tables of an input, rows first, and the files beside them: as they stand, or, with a `where`, written anew
+    below `folder`."""
     if not given.record.get("rows"):
         raise RunError(f"{given.name} gives no rows to publish")
-    kept: set[str] = set()
+    others = {name for one in inputs if one is not given for name in (one.name, *bundle.side_tables(one.record))}
+    names = {"rows": given.name}
+    for name in bundle.side_tables(given.record):
+        names[name] = f"{given.name}_{name}" if name in others or name == given.name else name
+    if _filtered(given):
+        return _written(given, names, folder), {}
+    return bundle.leaving(given.name, given.record, given.directory, names)
+
+
+def _written(given: Input, names: dict[str, str], folder: Path) -> list[card.Config]:
+    """What `where` leaves, as shards; the engine's row number is left out, for it would name nothing."""
+    root, kept = given.directory.parent, set()
 
     def rows() -> Iterator[Row]:
         for row in given.rows():
             kept.add(row["uuid"])
             yield row
 
-    root = given.directory.parent
-    written = [_written(given.name, artifact.read_schema(root), rows(), folder)]
-    if not written[0].rows:
-        raise RunError(f"{given.name} gives no rows to publish: `where` leaves none")
-    for name in _side_tables(given):
-        clash = any(name in (other.name, *_side_tables(other)) for other in inputs if other is not given)
-        config = f"{given.name}_{name}" if clash or name == given.name else name
-        schema = artifact.read_schema(root, name)
+    made = []
+    for name, config in names.items():
         beside = (row for row in artifact.read_rows(root, name) if row["uuid"] in kept)
-        written.append(_written(config, schema, beside, folder))
-    return written
+        made.append(_table(config, artifact.read_schema(root, name), rows() if name == "rows" else beside, folder))
+    if not made[0].rows:
+        raise RunError(f"{given.name} gives no rows to publish: `where` leaves none")
+    return made
 
 
-def _side_tables(given: Input) -> list[str]:
-    return sorted(name for name in given.record.get("tables", {}) if name != "rows")
-
-
-def _written(config: str, schema: Any, rows: Iterator[Row], folder: Path) -> Table:
-    """Write rows as shards; the engine's row number is left out of side tables, where it would name nothing."""
+def _table(config: str, schema: Any, rows: Iterator[Row], folder: Path) -> card.Config:
     import pyarrow as pa
 
     names = [name for name in schema.names if name != "row"]
@@ -160,50 +152,7 @@ def _written(config: str, schema: Any, rows: Iterator[Row], folder: Path) -> Tab
     place = folder / config
     durable.make_dir(place)
     told = artifact.write_table(place, "train", shown, ({n: row[n] for n in names} for row in rows), frozenset())
-    shards = sorted(place.glob("train-*.parquet"))
-    files = {f"data/{config}/train-{i:05d}-of-{len(shards):05d}.parquet": shard for i, shard in enumerate(shards)}
-    return Table(config, files, told["rows"], names)
-
-
-def _manifest(given: Input, tables: Sequence[Table]) -> bytes:
-    """What an output is: digests, every file with size and sha256, and what it was made from. The same input, the same
-    bytes: no time and no place."""
-    said = {
-        "format": FORMAT,
-        "output": given.name,
-        "digest": given.digest,
-        "tables": {
-            table.config: {
-                "rows": table.rows,
-                "columns": table.columns,
-                "files": {
-                    path: {"sha256": file_digest(file), "size": file.stat().st_size}
-                    for path, file in table.files.items()
-                },
-            }
-            for table in tables
-        },
-        "lineage": {name: given.record[name] for name in LINEAGE if name in given.record},
-    }
-    return json.dumps(said, indent=1, sort_keys=True, ensure_ascii=False).encode()
-
-
-def _output(given: Input, tables: Sequence[Table]) -> card.Output:
-    return card.Output(
-        name=given.name,
-        kind=given.kind,
-        digest=given.digest,
-        configs=[card.Config(t.config, f"data/{t.config}", t.rows, t.columns) for t in tables],
-        asked=given.record.get("identity", {}),
-        came_out={name: given.record[name] for name in CAME_OUT if given.record.get(name)},
-    )
-
-
-def _text(present: bytes | None) -> str | None:
-    try:
-        return None if present is None else present.decode("utf-8")
-    except UnicodeDecodeError as cause:
-        raise RunError("README.md in the repo is not UTF-8: repair it, nothing was sent") from cause
+    return card.Config(config, told["rows"], names, bundle.placed(config, sorted(place.glob("train-*.parquet"))))
 
 
 STAGE = EffectStage(kind="push_dataset", version=1, params=PushDataset, run=run, done=done, ready=ready)

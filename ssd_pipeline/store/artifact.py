@@ -187,6 +187,16 @@ def files_content(files: Sequence[Mapping[str, Any]]) -> str:
     return digest_of({f["name"]: f["sha256"] for f in files if not f["name"].endswith((".parquet", ".bin"))})
 
 
+def content_of(directory: Path, record: Mapping[str, Any]) -> str:
+    """The content digest of what a directory holds, taken anew."""
+    if record["rows"] is None:
+        return files_content(record["files"])
+    content = hashlib.sha256()
+    for row in read_rows(directory):
+        content.update(canonical_row(row) + b"\n")
+    return content.hexdigest()
+
+
 def complete(files: Sequence[Mapping[str, Any]], tables: Mapping[str, Mapping[str, Any]]) -> None:
     """Is every file of every table still there? Raises StoreError when something removed one while it was built."""
     names = {f["name"] for f in files}

@@ -3,9 +3,10 @@
 Only a 40-hex commit names something for good, so a revision is resolved once and everything after that is asked for by
 commit: the fallbacks of the client's caches cannot give other rows then. A publication is ONE commit on `main` that
 knows its parent, made anew from the present head after every conflict, read back, and then tagged; a version that
-exists is never moved. Tokens come from huggingface_hub's own lookup and are never seen here. Every failure is a
-HubError that says which permission is needed. huggingface_hub is imported inside functions, for the sake of start-up.
-This file does not know stages, artifacts or what is in the files.
+exists is never moved. Every call has time-outs and is repeated where that can help; the client itself does neither for
+most of them. Tokens come from huggingface_hub's own lookup and are never seen here. Every failure is a HubError that
+says which permission is needed. huggingface_hub is imported inside functions, for the sake of start-up. This file does
+not know stages, artifacts or what is in the files.
 """
 
 from __future__ import annotations
@@ -14,27 +15,30 @@ import fnmatch
 import functools
 import glob
 import hashlib
+import json
 import random
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ssd_pipeline.errors import HubError
-from ssd_pipeline.store.refusals import asking
+from ssd_pipeline.store.refusals import TRANSIENT, asking
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+Answer = TypeVar("Answer")
 RepoType = Literal["dataset", "model"]
 Content = bytes | Path | Callable[[bytes | None], bytes]  # a function is given the file's present bytes
 
-CONNECT_S, ANSWER_S = 10.0, 120.0  # the client library itself waits for ever
+CONNECT_S, ANSWER_S = 10.0, 60.0  # the client library itself waits for ever
 CONFLICTS = 10  # how often somebody else may be faster
-FAILURES = 4  # how often a commit may end in a server error or a dropped connection
+FAILURES = 4  # how often a call may end in a server error or a dropped connection
 LONGEST_WAIT_S = 60.0
-CONFLICT, TRANSIENT = (409, 412), (429, 500, 502, 503, 504)
+CONFLICT = (409, 412)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -53,6 +57,7 @@ def _patient_clients() -> None:
 
     set_client_factory(client)
     disable_progress_bars()
+    warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # an adapter's loss curve
 
 
 def api() -> HfApi:
@@ -63,7 +68,50 @@ def api() -> HfApi:
     return HfApi(library_name="ssd_pipeline")
 
 
+def _patiently(call: Callable[[], Answer], conflicts: int = 1) -> Answer:
+    """The answer to a call, which is made again after a failure that may pass and, `conflicts` times, after a conflict.
+
+    The client itself repeats only some of its calls, and none that writes. What the Hub says of the wait is kept, a
+    minute at most. A call must be such that nothing is done twice when its answer was lost.
+    """
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError
+
+    lost = failures = 0
+    while True:
+        try:
+            return call()
+        except HfHubHTTPError as cause:
+            status = cause.response.status_code
+            lost += status in CONFLICT
+            failures += status in TRANSIENT
+            if status not in CONFLICT + TRANSIENT or lost >= conflicts or failures >= FAILURES:
+                raise
+            wait = _told(cause.response.headers)
+        except (httpx2.TransportError, json.JSONDecodeError) as cause:  # or a proxy's page in the place of an answer
+            failures, wait = failures + (2 if isinstance(cause, httpx2.TimeoutException) else 1), 0.0
+            if failures >= FAILURES:
+                raise
+        backoff = 0.5 * 2 ** min(lost + failures, 5) * random.uniform(0.5, 1.0)
+        time.sleep(min(max(wait, backoff), LONGEST_WAIT_S))
+
+
+def _told(headers: Mapping[str, str]) -> float:
+    """How many seconds the Hub asks to wait."""
+    from huggingface_hub.utils import parse_ratelimit_headers
+
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1
+    said = headers.get("retry-after", "")
+    return float(said) if said.isdigit() else 0.0
+
+
 # -------------------------------------------------------------------------------------------------- reading
+
+
+def _info(repo: str, repo_type: RepoType, revision: str) -> Any:
+    return api().repo_info(repo, repo_type=repo_type, revision=revision, timeout=ANSWER_S)
 
 
 def resolve_revision(repo: str, repo_type: RepoType, revision: str) -> str:
@@ -74,7 +122,7 @@ def resolve_revision(repo: str, repo_type: RepoType, revision: str) -> str:
     if COMMIT.fullmatch(revision):
         return revision
     with asking(f"look up {repo}@{revision}", repo):
-        found = api().repo_info(repo, repo_type=repo_type, revision=revision, timeout=ANSWER_S).sha
+        found = _patiently(lambda: _info(repo, repo_type, revision)).sha
     if not found or not COMMIT.fullmatch(found):
         raise HubError(f"cannot look up {repo}@{revision}: the Hub names no commit")
     return found
@@ -91,7 +139,8 @@ def snapshot(repo: str, repo_type: RepoType, commit: str, patterns: Sequence[str
         raise HubError(f"{repo}@{commit}: not a commit, and anything else may change")
     _patient_clients()
     with asking(f"download {repo}@{commit[:8]}", repo):
-        folder = Path(snapshot_download(repo, repo_type=repo_type, revision=commit, allow_patterns=list(patterns)))
+        download = functools.partial(snapshot_download, repo, repo_type=repo_type, revision=commit)
+        folder = Path(_patiently(lambda: download(allow_patterns=list(patterns))))
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
@@ -102,19 +151,19 @@ def snapshot(repo: str, repo_type: RepoType, commit: str, patterns: Sequence[str
 def _unaltered(path: Path, what: str) -> None:
     """The cache names its blobs by git sha1 or sha256; the library compares lengths alone."""
     kept = path.resolve()
-    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", kept.name) and kept.name not in _oids(kept):
+    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", kept.name) and kept.name not in _described(kept).values():
         raise HubError(f"{what} was altered in the download cache: remove {kept.name} there and run again")
 
 
-def _oids(content: Path | bytes) -> tuple[str, str]:
-    """The two names of a content on the Hub: sha256 (LFS), sha1 of the git blob (regular)."""
+def _described(content: Path | bytes) -> dict[str, Any]:
+    """The size of a content and its two names on the Hub: sha256 (LFS), sha1 of the git blob (regular)."""
     sha256 = hashlib.sha256()
     size = len(content) if isinstance(content, bytes) else content.stat().st_size
     sha1 = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
     for piece in [content] if isinstance(content, bytes) else _pieces(content):
         sha256.update(piece)
         sha1.update(piece)
-    return sha256.hexdigest(), sha1.hexdigest()
+    return {"size": size, "sha256": sha256.hexdigest(), "sha1": sha1.hexdigest()}
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
@@ -129,7 +178,7 @@ def versions(repo: str, repo_type: RepoType) -> dict[str, str]:
 
     with asking(f"list the versions of {repo}", repo):
         try:
-            refs = api().list_repo_refs(repo, repo_type=repo_type)
+            refs = _patiently(lambda: api().list_repo_refs(repo, repo_type=repo_type))
         except RepositoryNotFoundError:
             return {}
     return {tag.name: tag.target_commit for tag in refs.tags}
@@ -138,6 +187,23 @@ def versions(repo: str, repo_type: RepoType) -> dict[str, str]:
 def version_commit(repo: str, repo_type: RepoType, version: str) -> str | None:
     """The commit of a version; None when there is none."""
     return versions(repo, repo_type).get(version)
+
+
+def differing(repo: str, repo_type: RepoType, commit: str, said: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """The first file that a commit does not hold as it is said to be (`size`, `sha256`), by one request; None if none.
+
+    The Hub knows a regular file by its git `sha1`; where that is not said, only its size is compared.
+    """
+    with asking(f"look at {repo}@{commit[:8]}", repo):
+        infos = _patiently(lambda: api().get_paths_info(repo, list(said), repo_type=repo_type, revision=commit))
+    found = {info.path: info for info in infos}
+    for path, wanted in said.items():
+        info: Any = found.get(path)
+        lfs, own = getattr(info, "lfs", None), getattr(info, "blob_id", None)
+        same = lfs.sha256 == wanted["sha256"] if lfs else own == wanted.get("sha1", own)
+        if getattr(info, "size", None) != wanted["size"] or not same:
+            return path
+    return None
 
 
 def exactly(paths: Sequence[str]) -> list[str]:
@@ -157,78 +223,48 @@ def publish(
     message: str,
     private: bool,
     version: str,
+    same: Callable[[str], bool] | None = None,
 ) -> str:
     """Put files (path in the repo -> content) on `main` by one commit, tag it with the version, and return the commit.
 
     Files that match `delete` (fnmatch) and are not among `files` go in the same commit. A missing repo is created. A
-    version that holds the same contents already is left alone; with others, or when the repo's visibility is not what
-    `private` says, HubError is raised before anything is uploaded.
+    version that holds the same already is left alone (`same` is given its commit and says so; else every file is
+    compared); with others, or when the repo's visibility is not what `private` says, HubError is raised before anything
+    is uploaded. A death between commit and tag is mended by the same call: what it finds unchanged it only tags.
     """
     with asking(f"publish {version} to {repo}", repo):
-        oids = {path: _oids(content) for path, content in files.items() if not callable(content)}
+        said = {path: _described(content) for path, content in files.items() if not callable(content)}
         standing = version_commit(repo, repo_type, version)
         if standing is not None:
-            if not _holds(repo, repo_type, standing, oids):
+            if not (same(standing) if same else differing(repo, repo_type, standing, said) is None):
                 raise HubError(
                     f"{repo} has a version {version} with other content (commit {standing[:8]}), and a version is "
                     "never moved: choose another name"
                 )
             return standing
-        api().create_repo(repo, repo_type=repo_type, private=private, exist_ok=True)
-        commit = _committed(repo, repo_type, files, delete, message, private)
-        if not _holds(repo, repo_type, commit, oids):
+        _patiently(lambda: api().create_repo(repo, repo_type=repo_type, private=private, exist_ok=True))
+        commit = _patiently(lambda: _commit_once(repo, repo_type, files, delete, message, private), CONFLICTS)
+        if differing(repo, repo_type, commit, said):
             raise HubError(f"{repo}: commit {commit[:8]} does not hold what was sent; no version was made of it")
-        _tag(repo, repo_type, version, commit)
-    return commit
-
-
-def _holds(repo: str, repo_type: RepoType, commit: str, oids: Mapping[str, tuple[str, str]]) -> bool:
-    """Does a commit hold exactly these contents under these paths?"""
-    infos = api().get_paths_info(repo, list(oids), repo_type=repo_type, revision=commit)
-    found = {info.path: (lfs.sha256 if (lfs := getattr(info, "lfs", None)) else info.blob_id) for info in infos}  # type: ignore[union-attr]
-    return all(found.get(path) in names for path, names in oids.items())
-
-
-def _committed(
-    repo: str, repo_type: RepoType, files: Mapping[str, Content], delete: Sequence[str], message: str, private: bool
-) -> str:
-    """One commit upon the present head; after a conflict, or a failure that may or may not have landed, made anew.
-
-    A commit that did land is found unchanged by the next attempt and not made twice.
-    """
-    import httpx2
-    from huggingface_hub.errors import HfHubHTTPError
-
-    conflicts = failures = 0
-    while True:
-        try:
-            return _commit_once(repo, repo_type, files, delete, message, private)
-        except HfHubHTTPError as cause:
-            status = cause.response.status_code
-            conflicts += status in CONFLICT
-            failures += status in TRANSIENT
-            if status not in CONFLICT + TRANSIENT or conflicts >= CONFLICTS or failures >= FAILURES:
-                raise
-            wait = _told(cause.response.headers.get("retry-after"))
-        except httpx2.TransportError:
-            failures, wait = failures + 1, 0.0
-            if failures >= FAILURES:
-                raise
-        backoff = 0.5 * 2 ** min(conflicts + failures, 5) * random.uniform(0.5, 1.0)
-        time.sleep(min(max(wait, backoff), LONGEST_WAIT_S))
-
-
-def _told(retry_after: str | None) -> float:
-    return float(retry_after) if retry_after and retry_after.isdigit() else 0.0
+        # Named, and the name read back: somebody may have given it away meanwhile.
+        _patiently(lambda: api().create_tag(repo, tag=version, revision=commit, repo_type=repo_type, exist_ok=True))
+        found = version_commit(repo, repo_type, version)
+        if found != commit and not (found and same and same(found)):
+            raise HubError(
+                f"version {version} of {repo} was given to commit {str(found)[:8]} meanwhile; ours is {commit[:8]}: "
+                "choose another name"
+            )
+    return found
 
 
 def _commit_once(
     repo: str, repo_type: RepoType, files: Mapping[str, Content], delete: Sequence[str], message: str, private: bool
 ) -> str:
+    """One commit upon the present head, by fresh operations; one that has landed is found unchanged, not made again."""
     from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete
 
     client = api()
-    head = client.repo_info(repo, repo_type=repo_type, revision="main", timeout=ANSWER_S)
+    head = _info(repo, repo_type, "main")
     if bool(head.private) != private:
         raise HubError(
             f"{repo} is {'private' if head.private else 'public'}, the recipe says private: {str(private).lower()}; "
@@ -253,14 +289,3 @@ def _made(repo: str, repo_type: RepoType, head: str, path: str, content: Content
         return content
     present = snapshot(repo, repo_type, head, exactly([path])) / path if there else None
     return content(present.read_bytes() if present else None)
-
-
-def _tag(repo: str, repo_type: RepoType, version: str, commit: str) -> None:
-    """Name a commit, and read the name back: somebody may have given it away meanwhile."""
-    api().create_tag(repo, tag=version, revision=commit, repo_type=repo_type, exist_ok=True)
-    found = version_commit(repo, repo_type, version)
-    if found != commit:
-        raise HubError(
-            f"version {version} of {repo} was given to commit {str(found)[:8]} meanwhile; ours is {commit[:8]}: "
-            "choose another name"
-        )

@@ -7,6 +7,7 @@
     work/<key>/                  checkpoints of unfinished stages
     staging/                     what is being built, private to its process
     runs/<recipe>/               commits that revisions were resolved to; what each stage's last artifact was
+    runs/pulled/                 versions.json: the commits of pulled versions; contents.json: of keys that were pulled
     locks/                       save work, never data
 
 An artifact that is not whole is no hit, and the reason is kept to be shown. This file does not know recipes or stages.
@@ -28,6 +29,8 @@ from ssd_pipeline.store import artifact, durable
 from ssd_pipeline.store.journal import Journal, Lock
 from ssd_pipeline.store.merged import read_keys
 from ssd_pipeline.store.replies import Replies
+
+PULLED = "pulled"  # in the place of a recipe under runs/
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,14 @@ This file does not know what was asked for.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ssd_pipeline.errors import HubError, boundary
+
+TRANSIENT = (408, 429, 500, 502, 503, 504)  # answers that may be others when asked again
 
 
 @contextmanager
@@ -23,7 +26,19 @@ def asking(what: str, repo: str) -> Iterator[None]:
         try:
             yield
         except (httpx2.HTTPError, HFValidationError, OSError) as cause:
-            raise HubError(f"cannot {what}: {_reason(cause, repo)}") from cause
+            raise HubError(f"cannot {what}: {_reason(cause, repo)}", unreachable=_unreachable(cause)) from cause
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Did nobody say no? So it is off-line, with a broken connection, and when the Hub has trouble of its own."""
+    import httpx2
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return _unreachable(error.__cause__)
+    if isinstance(error, errors.HfHubHTTPError):
+        return error.response.status_code in TRANSIENT
+    return isinstance(error, (httpx2.TransportError, errors.OfflineModeIsEnabled))
 
 
 def _reason(error: BaseException, repo: str) -> str:
@@ -32,10 +47,12 @@ def _reason(error: BaseException, repo: str) -> str:
 
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
         return _reason(error.__cause__, repo)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk of the download cache (HF_HOME) is full: free some space and run again"
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is gated: accept its terms on its page, then log in (`hf auth login` or HF_TOKEN)"
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"{repo} has no such revision"
+        return f"{repo} has no such revision (a rewritten history loses commits; --refresh looks revisions up again)"
     if isinstance(error, errors.RepositoryNotFoundError):
         return f"{repo} does not exist, or it is private and needs a token with `read` permission (HF_TOKEN)"
     if isinstance(error, errors.LocalTokenNotFoundError):

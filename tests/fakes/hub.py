@@ -25,7 +25,8 @@ from fakes.hub_repos import Blob, Refusal, Repo, entry, is_lfs
 
 @dataclass
 class Fault:
-    """What goes wrong with matching requests. `after`: the request is carried out first."""
+    """What goes wrong with matching requests. `after`: the request is carried out first. `body`: what is sent in the
+    place of the right bytes; fewer than announced are followed by the end of the connection."""
 
     pattern: str
     times: int
@@ -33,6 +34,7 @@ class Fault:
     headers: Mapping[str, str]
     after: bool
     before: Callable[[], None] | None
+    body: Callable[[bytes], bytes] | None
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,12 @@ class FakeHub:
         headers: Mapping[str, str] | None = None,
         after: bool = False,
         before: Callable[[], None] | None = None,
+        body: Callable[[bytes], bytes] | None = None,
     ) -> None:
         """The next `times` requests whose `METHOD path` matches are refused with a status, or dropped without one;
-        with `before` alone, something else happens first and the request is answered as ever."""
-        self.faults.append(Fault(pattern, times, status, headers or {}, after, before))
+        with `before` alone, something else happens first and the request is answered as ever; with `body`, other bytes
+        are sent."""
+        self.faults.append(Fault(pattern, times, status, headers or {}, after, before, body))
 
     def asked(self, pattern: str) -> list[Seen]:
         """The requests so far whose `METHOD path` matches."""
@@ -138,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
                 fault.times -= 1
         if fault and fault.before:
             fault.before()
-        broken = fault is not None and (fault.status is not None or fault.before is None)
+        broken = fault is not None and (fault.status is not None or (fault.before is None and fault.body is None))
         try:
             if fault and broken and not fault.after:
                 return self._break(fault)
@@ -149,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
         except Refusal as refusal:
             headers = {"X-Error-Message": refusal.message, "X-Error-Code": refusal.code}
             status, data = refusal.status, {"error": refusal.message}
-        self._send(status, data, headers)
+        self._send(status, data, headers, fault.body if fault else None)
 
     def _break(self, fault: Fault) -> None:
         if fault.status is None:
@@ -158,7 +162,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._send(fault.status, {"error": "played"}, fault.headers)
 
-    def _send(self, status: int, data: Any, headers: Mapping[str, str]) -> None:
+    def _send(
+        self, status: int, data: Any, headers: Mapping[str, str], changed: Callable[[bytes], bytes] | None = None
+    ) -> None:
         body = data if isinstance(data, bytes) else json.dumps(data).encode()
         first, last = 0, len(body)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
@@ -172,7 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(last - first))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[first:last])
+            sent = changed(body[first:last]) if changed else body[first:last]
+            self.wfile.write(sent)
+            self.close_connection = self.close_connection or len(sent) < last - first
 
     # ------------------------------------------------------------------------------------------------ routes
 
