@@ -241,6 +241,14 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Count:
+    """Ask how many of the student's tokens of `text` end beyond its first `beyond` characters."""
+
+    text: str
+    beyond: int
+
+
+@dataclass(frozen=True)
 class Served:
     """What answers: the model id and commit that an endpoint reports, and whether they could be checked."""
 

@@ -11,13 +11,14 @@ from fakes.scripted import FakeContext, MergingStudent, ScriptedStudent, Scripte
 from ssd_pipeline.acceptance import Accept
 from ssd_pipeline.criteria import Select
 from ssd_pipeline.errors import RowError, RunError
+from ssd_pipeline.options import Draws
 from ssd_pipeline.records import Fate, Spend, arrow_schema, columns, plain, table_types
-from ssd_pipeline.search import Draws
 from ssd_pipeline.stage import Branch, Chunk, PromptFormat, Scored, StageRef
 from ssd_pipeline.stages.sample_branches import STAGE, SampleParams, Trajectory
 
 ROW = {"uuid": "u1", "problem": "1+1?", "answer": "2", "source": "s", "error": None}
-PARAMS = SampleParams(teacher="big", student="small", branches=2, chunk=Chunk(max_tokens=3), max_tokens=6)
+ALONE = Select(min_scored_tokens=0)
+PARAMS = SampleParams(teacher="big", student="small", branches=2, chunk=Chunk(max_tokens=3), max_tokens=6, select=ALONE)
 
 
 def says(*perplexities):
@@ -169,6 +170,8 @@ def test_a_stage_without_the_column_stops_the_run():
         ({"branches": 1}, []),
         ({"branches": 2}, [("select", "criterion")]),
         ({"branches": 2, "select": Select(criterion="highest")}, [("select", "criterion")]),
+        ({"branches": 2, "select": Select(criterion="answer_gain")}, [("select", "criterion")]),
+        ({"branches": 2, "beam_width": 3, "student": "small"}, [("beam_width",)]),
         ({"branches": 2, "select": Select(criterion="random")}, []),
         ({"branches": 2, "select": Select(criterion="first")}, []),
         ({"branches": 2, "select": Select(criterion="longest")}, []),
@@ -182,12 +185,13 @@ def test_mistakes(given, keys):
 
 
 def test_the_summary():
-    chunk = {"candidates": 2}
+    chunk = {"candidates": 2, "finish": "stop"}
+    last = {"candidates": 1, "finish": "eos"}
     rows = [
-        {"fate": "accepted", "tokens": 10, "chunks": [chunk, {"candidates": 1}], "perplexity": 2.0},
-        {"fate": "accepted", "tokens": 20, "chunks": [chunk], "perplexity": 4.0},
-        {"fate": "given_up", "tokens": 99, "chunks": [chunk], "perplexity": 99.0},
-        {"fate": "error", "tokens": None, "chunks": None, "perplexity": None},
+        {"fate": "accepted", "tokens": 10, "chunks": [chunk, last], "perplexity": 2.0, "looping": 0.5},
+        {"fate": "accepted", "tokens": 20, "chunks": [chunk], "perplexity": 4.0, "looping": 0.0},
+        {"fate": "given_up", "tokens": 99, "chunks": [chunk], "perplexity": 99.0, "looping": 0.25},
+        {"fate": "error", "tokens": None, "chunks": None, "perplexity": None, "looping": None},
     ]
     assert STAGE.summarize(PARAMS, iter(rows)) == {
         "fates": {"accepted": 2, "error": 1, "given_up": 1},
@@ -195,16 +199,19 @@ def test_the_summary():
         "mean_chunks": 1.5,
         "mean_perplexity": 3,
         "repeated_decisions": 0.25,
+        "finished_decisions": 0.25,
+        "looping_branches": 0.25,
     }
     nothing = STAGE.summarize(PARAMS, iter([]))
-    assert [nothing[key] for key in ("mean_tokens", "mean_chunks", "mean_perplexity", "repeated_decisions")] == [
-        None
-    ] * 4
+    assert nothing.pop("fates") == {}
+    assert set(nothing.values()) == {None}
 
 
 def test_bounds_and_randomness_are_declared():
     assert STAGE.most_tokens(PARAMS) == 12
+    assert STAGE.most_tokens(PARAMS.model_copy(update={"beam_width": 2})) == 24
     assert (STAGE.random, STAGE.seeded_by, STAGE.reads(PARAMS)) == (True, ("problem",), ("problem",))
+    assert STAGE.reads(PARAMS.model_copy(update={"select": Select(criterion="lalp")})) == ("problem",)
 
 
 def test_a_student_that_cannot_hold_the_text_fails_the_row():

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from ssd_pipeline.acceptance import Accept, rule
 from ssd_pipeline.criteria import CRITERIA, Select, perplexity_of
 from ssd_pipeline.errors import RowError
+from ssd_pipeline.options import Accepted, Draws, Setup
 from ssd_pipeline.records import Fate, Spend
-from ssd_pipeline.search import Accepted, Draws, Setup, search
+from ssd_pipeline.search import search
 from ssd_pipeline.stage import Branch, Chunk, Sampling, Scored
 
 DRAWS = Draws(seed=17, statement="1+1?")
+
+
+def select(criterion="perplexity", **more):
+    """A criterion that looks at a branch alone, however short."""
+    return Select(**{"criterion": criterion, "min_scored_tokens": 0, **more})
 
 
 def setup(**more):
@@ -32,7 +38,7 @@ def setup(**more):
         "chunk": Chunk(max_tokens=4),
         "max_tokens": 20,
         "sampling": Sampling(),
-        "select": Select(),
+        "select": select(),
     }
     return Setup(**{**given, **more})
 
@@ -87,16 +93,17 @@ def test_the_branch_of_lowest_perplexity_joins_the_text():
 
 
 @pytest.mark.parametrize(
-    ("select", "text"),
+    ("criterion", "text"),
     [
-        (Select(criterion="highest"), "x vv"),  # 4 over 2, then 3.2 over 3
-        (Select(criterion="first"), "x w"),
-        (Select(criterion="longest"), "x w"),
-        (Select(criterion="shortest"), "y z"),
+        ("highest", "x vv"),  # 4 over 2, then 3.2 over 3
+        ("first", "x w"),
+        ("longest", "x w"),
+        ("shortest", "y z"),
+        ("min_token", "y z"),  # at least 1/2 over 1/4
     ],
 )
-def test_other_criteria_take_other_branches(select, text):
-    assert run(setup(select=select), teacher(TREE), student(SAID)).text == text
+def test_other_criteria_take_other_branches(criterion, text):
+    assert run(setup(select=select(criterion)), teacher(TREE), student(SAID)).text == text
 
 
 def test_a_tie_goes_to_the_lowest_branch():
@@ -107,11 +114,11 @@ def test_a_tie_goes_to_the_lowest_branch():
 
 
 def test_criteria_without_scores_need_no_student():
-    done = run(setup(judge=None, select=Select(criterion="longest")), teacher(TREE))
+    done = run(setup(judge=None, select=select("longest")), teacher(TREE))
     assert (done.text, done.spend.scored, done.perplexity) == ("x w", 0, None)
     assert done.chunk_perplexities == [None, None]
     assert done.margins == [1.0, 2.0]  # 3 tokens to 2, 4 to 2
-    assert all(b.perplexity is None and b.value == -b.tokens for b in done.branches)
+    assert all(b.perplexity is None and b.value == b.tokens for b in done.branches)
 
 
 def test_one_branch_needs_no_student_but_uses_a_given_one():
@@ -201,7 +208,7 @@ def test_patience_counts_decisions_in_a_row():
 
 
 def test_the_rule_looks_at_the_chosen_branch_whatever_chose_it():
-    chosen = setup(select=Select(criterion="longest"), rule=rule(Accept(absolute=8.0), ()))
+    chosen = setup(select=select("longest"), rule=rule(Accept(absolute=8.0), ()))
     assert run(chosen, teacher(HARD), student(HARD_SAID)).fate == Fate.given_up
 
 
@@ -248,7 +255,7 @@ def test_what_retokenising_takes_back_is_counted_once():
     }
     chunk = run(setup(), teacher(script), student(said))
     assert (chunk.text, chunk.perplexity) == ("abf", pytest.approx((2 * 32 * 7) ** (1 / 3)))
-    whole = run(setup(select=Select(scope="trajectory")), teacher(script), student(said))
+    whole = run(setup(select=select(scope="trajectory")), teacher(script), student(said))
     assert (whole.text, whole.perplexity) == ("abe", pytest.approx(4))
     assert whole.chunk_perplexities == pytest.approx([8, 8])  # the rule looks at the chunk all the same
 
@@ -370,7 +377,7 @@ def test_random_takes_every_branch_about_equally_often():
 class TreeTeacher:
     """A teacher of any tree: what a seed gives is a hash of seed and prefix, as of a real one."""
 
-    def __init__(self, salt, alphabet="abcd"):
+    def __init__(self, salt, alphabet="abcd "):
         self.salt, self.alphabet, self.asked = salt, alphabet, []
 
     def answer(self, ask):
@@ -390,10 +397,12 @@ class TreeTeacher:
 
 
 setups = st.builds(
-    lambda salt, branches, select, accept, longest, most: (
+    lambda salt, branches, beam, select, accept, longest, most: (
         salt,
         setup(
             branches=branches,
+            beam_width=min(beam, branches),
+            answer="bd",
             select=select,
             rule=accept and rule(accept, ()),
             chunk=Chunk(max_tokens=longest),
@@ -402,7 +411,17 @@ setups = st.builds(
     ),
     st.integers(0, 10**6),
     st.integers(1, 5),
-    st.builds(Select, criterion=st.sampled_from(sorted(CRITERIA)), scope=st.sampled_from(["chunk", "trajectory"])),
+    st.sampled_from([1, 1, 2, 3]),
+    st.builds(
+        Select,
+        criterion=st.sampled_from(sorted(CRITERIA)),
+        scope=st.sampled_from(["chunk", "trajectory"]),
+        min_scored_tokens=st.integers(0, 4),
+        loop_words=st.integers(0, 2),
+        local_chunks=st.integers(0, 2),
+        drop_tokens=st.integers(0, 2),
+        cue=st.sampled_from(["", " so "]),
+    ),
     st.none()
     | st.builds(Accept, absolute=st.floats(2, 20), min_chunks=st.integers(0, 2), patience=st.integers(1, 3))
     | st.builds(Accept, relative=st.floats(0.5, 2), min_chunks=st.integers(1, 2), patience=st.integers(1, 3)),
@@ -428,23 +447,31 @@ def test_invariants_of_any_tree(drawn):
     if done is None:
         assert writer.asked[-1].prefix == ""
         return
+    greedy, criterion = made.beam_width == 1, CRITERIA[made.select.criterion]
     assert done.spend.bought == done.spend.kept + done.spend.pruned == sum(b.tokens for b in done.branches)
     assert done.spend.kept == sum(chunk.tokens for chunk in done.chunks) <= made.max_tokens
     assert done.text == "".join(chunk.text for chunk in done.chunks)
     assert len(done.branches) == made.branches * len(writer.asked)
     assert [b.seed for b in done.branches] == [seed for ask in writer.asked for seed in ask.seeds]
     assert (done.fate == Fate.accepted) == (bool(done.chunks) and done.chunks[-1].finish == "eos")
-    assert len(writer.asked) - len(done.chunks) == (done.fate == Fate.given_up)
+    if greedy:
+        assert len(writer.asked) - len(done.chunks) == (done.fate == Fate.given_up)
+    above = []
     for place, decision in itertools.groupby(done.branches, key=lambda b: b.chunk):
         rows = list(decision)
-        values = [b.value for b in rows if b.value is not None]
+        assert [b.branch for b in rows] == list(range(len(rows)))
+        assert {b.after for b in rows} <= ({None} if place == 0 else set(range(len(above))))
+        above = rows
         for b in rows:
-            equal = next(other for other in rows if (other.text, other.finish) == (b.text, b.finish))
-            assert b.same_as == (None if equal.branch == b.branch else equal.branch)
-            if b.chosen:
-                assert b.value == min(values)
-                assert b.branch == next(r.branch for r in rows if r.value == min(values))
+            if greedy:
+                equal = next(other for other in rows if (other.text, other.finish) == (b.text, b.finish))
+                assert b.same_as == (None if equal is b else equal.branch)
+            if greedy and b.chosen:
+                orders = [criterion.order(r.value) for r in rows if not r.looping and (r.text or r.finish == "eos")]
+                assert criterion.order(b.value) == min(orders)
+                assert not b.looping
         assert sum(b.chosen for b in rows) == (place < len(done.chunks))
+    assert all(margin is None or margin >= 0 for margin in done.margins)
 
 
 @given(setups)
@@ -457,13 +484,18 @@ def test_scores_are_those_of_a_full_encoding(drawn):
         return
     judge = MergingStudent("S>")
     assert done.perplexity == pytest.approx(perplexity_of(judge.logprobs("S>" + done.text, 2)))
-    for b in done.branches:
-        prefix = writer.asked[b.chunk].prefix
-        whole = perplexity_of(judge.logprobs("S>" + prefix + b.text, 2))
-        chunk = perplexity_of(judge.logprobs("S>" + prefix + b.text, 2 + len(prefix))) or whole
+    prefixes = [ask.prefix for ask in writer.asked for _ in ask.seeds]
+    for prefix, b in zip(prefixes, done.branches, strict=True):
+        whole = judge.logprobs("S>" + prefix + b.text, 2)
+        own = judge.logprobs("S>" + prefix + b.text, 2 + len(prefix))
+        chunk = perplexity_of(whole[-max(len(own), made.select.min_scored_tokens) :])
         assert b.perplexity == (None if chunk is None else pytest.approx(chunk))
         if b.value is not None and made.select.criterion == "perplexity":
-            assert b.value == pytest.approx(whole if made.select.scope == "trajectory" else chunk)
+            assert b.value == pytest.approx(perplexity_of(whole) if made.select.scope == "trajectory" else chunk)
+        if b.value is not None and made.select.criterion == "answer_probability":
+            before = "S>" + prefix + b.text + made.select.cue
+            told = judge.logprobs(before + "bd", len(before))
+            assert b.value == pytest.approx(math.exp(math.fsum(told) / len(told)))
 
 
 @given(setups)
@@ -487,7 +519,7 @@ def test_the_same_search_gives_the_same_and_more_branches_share_the_first(drawn)
     assert finished(salt, made)[1] == done
     wider, _ = finished(salt, replace(made, branches=made.branches + 3))
     assert wider.asked[0].seeds[: made.branches] == writer.asked[0].seeds
-    other, _ = finished(salt, replace(made, select=Select(criterion="first"), rule=None))
+    other, _ = finished(salt, replace(made, select=select("first"), rule=None, beam_width=1))
     assert other.asked[0] == writer.asked[0]
 
 
