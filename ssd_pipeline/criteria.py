@@ -175,7 +175,7 @@ class Select(Params):
         0,
         ge=0,
         le=1000,
-        description="a branch is a loop if all its runs of so many words stand twice in the text; 0 is off",
+        description="a branch is a loop if every run of so many words in it stands twice in the text; 0 is off",
     )
     drop_tokens: int = Field(2, ge=0, le=1000, description="drop: how many tokens of each chunk are passed over")
     local_chunks: int = Field(4, ge=0, le=1000, description="lalp: how many chunks before a chunk the student sees")
@@ -183,11 +183,13 @@ class Select(Params):
 
 
 def loops(before: str, text: str, words: int) -> bool:
-    """Does `text` say again what was written: does every run of `words` words (as white space parts them) that ends in
-    it stand twice in `before + text`? A text without such a run is no loop, and 0 words find none."""
+    """Does `text` say again what was written: does every run of `words` words in it stand twice in `before + text`?
+
+    Words are what white space parts; of a shorter text the last run of the whole is looked at. 0 words find no loop.
+    """
     said, start = (before + text).split(), len(before.split())
-    if not words:
+    if not words or len(said) < words or len(said) == start:
         return False
-    runs = [f" {' '.join(said[end - words : end])} " for end in range(max(start + 1, words), len(said) + 1)]
     joined = f" {' '.join(said)} "
-    return bool(runs) and all(joined.find(run) < joined.rfind(run) for run in runs)
+    ends = range(min(start + words, len(said)), len(said) + 1)
+    return all(joined.find(run) < joined.rfind(run) for run in (f" {' '.join(said[e - words : e])} " for e in ends))

@@ -79,6 +79,49 @@ def test_a_row_becomes_a_trajectory():
     ]
 
 
+ANSWERING = PARAMS.model_copy(update={"select": Select(criterion="answer_gain", cue=" =", min_scored_tokens=0)})
+
+
+def test_the_reference_answer_is_read_after_each_branch_by_the_students_own_tokens():
+    """The last of the student's tokens are the answer's, also one that straddles the cue (here there is none)."""
+    teacher = ScriptedTeacher("big[1+1?]>", {"": [Branch("a", 1, "eos"), Branch("b", 1, "eos")]})
+    said = {
+        ("", " =2"): says(9, 9, 8),
+        ("", "a"): says(2), ("", "b"): says(3),
+        ("", "a =2"): says(2, 9, 9, 4), ("", "b =2"): says(3, 9, 9, 2),
+    }  # fmt: skip
+    before = "small[1+1?]>"
+    spans = {before + text: [(0, len(before)), *((len(before) + i, len(before) + i + 1) for i in range(len(text)))]
+             for text in (" =2", "a =2", "b =2")}  # fmt: skip
+    ctx = FakeContext(
+        samplers={"big": teacher},
+        scorers={"small": ScriptedStudent(before, said, spans)},
+        formats={"big": PromptFormat(), "small": PromptFormat()},
+    )
+    made = grow(ctx, ANSWERING, {**ROW, "answer": "so 1 + 1 is\n#### 2"})
+    assert made.solution == "b"
+    assert [b.value for b in made.branches] == pytest.approx([4 / 8, 2 / 8])
+    assert made.spend == ctx.spend == Spend(bought=2, kept=1, pruned=1, scored=3 + 1 + 1 + 4 + 4)
+    assert STAGE.reads(ANSWERING) == ("problem", "answer")
+
+
+@pytest.mark.parametrize("answer", [None, "", "  "])
+def test_a_row_without_a_reference_answer_is_an_error_where_one_is_needed(answer):
+    with pytest.raises(RowError, match="answer_gain needs a reference answer"):
+        grow(script(), ANSWERING, {**ROW, "answer": answer})
+
+
+def test_loops_are_told_by_row():
+    again = PARAMS.model_copy(update={"select": Select(min_scored_tokens=0, loop_words=1)})
+    made = grow(script(), again)
+    assert made.looping == 0
+    ctx = script()
+    ctx.samplers["big"].script["so\n"] = [Branch("so\n", 3, "length")] * 2
+    ctx.scorers["small"].script["<think>\nso\n", "so\n"] = says(1)
+    made = grow(ctx, again)
+    assert (made.fate, made.solution, made.looping) == (Fate.given_up, "<think>\nso\n", 0.5)
+
+
 def test_seeds_come_from_the_recipe_the_statement_and_its_ordinal():
     ctx = script()
     ctx.seed, ctx.take, ctx.ordinal = 5, 1, 2

@@ -280,6 +280,256 @@ def test_a_non_number_is_a_row_error():
         run(setup(), teacher(script), student({("", "a"): Scored((math.nan,)), ("", "b"): says(1)}))
 
 
+# ------------------------------------------------------------------------- what else a criterion asks for
+
+TWO = {
+    "": [("aa", 2, "length"), ("b", 1, "length")],
+    "aa": [("c", 1, "eos"), ("dd", 2, "eos")],
+    "b": [("c", 1, "eos"), ("dd", 2, "eos")],
+}
+
+
+def test_a_short_branch_is_judged_with_the_tokens_before_it():
+    """A two-token ending would win by its shortness, were it scored alone."""
+    script = {"": [("abcd", 4, "length")] * 2, "abcd": [("z", 1, "eos"), ("efgh", 4, "length")]}
+    said = {("", "abcd"): says(8, 8, 8, 8), ("abcd", "z"): says(1), ("abcd", "efgh"): says(2, 2, 2, 2)}
+    assert run(setup(), teacher(script), student(said)).text == "abcdz"
+    fair = setup(select=select(min_scored_tokens=4), max_tokens=8)
+    done = run(fair, teacher(script), student(said))
+    assert (done.text, done.fate) == ("abcdefgh", Fate.too_long)
+    # z with three tokens before it: the fourth root of 8 * 8 * 8 * 1
+    assert [b.perplexity for b in done.branches[2:]] == pytest.approx([512**0.25, 2])
+    assert done.perplexity == pytest.approx(4)  # of the whole, every token once
+
+
+def test_tokens_before_a_short_branch_are_those_of_the_response_alone():
+    script = {"": [("a", 1, "eos"), ("b", 1, "eos")]}
+    done = run(setup(select=Select()), teacher(script), student({("", "a"): says(3), ("", "b"): says(2)}))
+    assert (done.text, done.chunk_perplexities) == ("b", [pytest.approx(2)])
+
+
+def test_the_end_token_is_in_no_span():
+    """An ending is compared by its text: the student is asked for text alone, and never for more."""
+    script = {"": [("ab", 2, "length")] * 2, "ab": [("", 0, "eos"), ("c", 1, "eos")]}
+    judge = student({("", "ab"): says(4, 4), ("ab", "c"): says(2)})
+    run(setup(), teacher(script), judge)
+    assert [ask.branches for ask in judge.asked] == [("ab",), ("c",)]
+
+
+def test_ranks_come_with_the_scores():
+    """The surprise is the same; `aa` is nearer to what the student would say: ratios (1 + 3) / ln 64 and 9 / ln 64."""
+    said = {
+        ("", "aa"): says(8, 8, ranks=(1, 3)),
+        ("", "b"): says(64, ranks=(9,)),
+        ("aa", "c"): says(4, ranks=(2,), retracted=1, replaced=(-math.log(2),), replaced_ranks=(5,)),
+        ("aa", "dd"): says(4, 4, ranks=(1, 300)),
+    }
+    judge = student(said)
+    done = run(setup(select=select("rsr", scope="trajectory")), teacher(TWO), judge)
+    assert done.text == "aac"
+    assert [b.value for b in done.branches] == pytest.approx(
+        [4 / math.log(64), 9 / math.log(64), (1 + 5 + 2) / math.log(64), (1 + 3 + 1 + 100) / math.log(1024)]
+    )
+    assert all(ask.ranks for ask in judge.asked)
+
+
+def test_drop_passes_over_the_first_tokens_of_each_chunk():
+    said = {
+        ("", "aa"): says(1, 8),
+        ("", "b"): says(2),
+        ("aa", "c"): says(1),
+        ("aa", "dd"): says(64, 2),
+    }
+    done = run(setup(select=select("drop", scope="trajectory", drop_tokens=1)), teacher(TWO), student(said))
+    assert [b.value for b in done.branches] == [
+        pytest.approx(-math.log(8)),
+        None,  # nothing is left of it, so it comes last
+        pytest.approx(-math.log(8)),
+        pytest.approx(-math.log(4)),  # of 8 and 2
+    ]
+    assert done.text == "aadd"
+
+
+def test_lalp_sees_a_few_chunks_before_the_branch():
+    """With one chunk of context, the third is scored after the second alone; until then the full pass says it all."""
+    script = {
+        "": [("a", 1, "length"), ("A", 1, "length")],
+        "a": [("b", 1, "length"), ("B", 1, "length")],
+        "ab": [("cc", 2, "eos"), ("C", 1, "eos")],
+    }
+    said = {
+        ("", "a"): says(2), ("", "A"): says(3),
+        ("a", "b"): says(4), ("a", "B"): says(5),
+        ("ab", "cc"): says(9, 9), ("ab", "C"): says(8),
+        ("b", "cc"): says(2, 8), ("b", "C"): says(5),
+    }  # fmt: skip
+    judge = student(said)
+    done = run(setup(select=select("lalp", local_chunks=1)), teacher(script), judge)
+    assert (done.text, done.branches[-2].value) == ("abcc", pytest.approx(-math.log(4)))
+    assert [ask.prefix for ask in judge.asked] == ["", "a", "ab", "b"]
+    assert done.perplexity == pytest.approx((2 * 4 * 9 * 9) ** 0.25)  # of the full pass
+    assert done.chunk_perplexities == pytest.approx([2, 4, 9])  # which the rule looks at too
+    assert done.spend.scored == 2 + 2 + 3 + 3
+    whole = run(setup(select=select("lalp", local_chunks=1, scope="trajectory")), teacher(script), student(said))
+    assert whole.branches[-2].value == pytest.approx(-(math.log(2) + math.log(4) + math.log(4)) / 3)
+    alone = {**said, ("", "b"): says(6), ("", "B"): says(7), ("", "cc"): says(2, 2), ("", "C"): says(1)}
+    judge = student(alone)
+    assert run(setup(select=select("lalp", local_chunks=0)), teacher(script), judge).text == "abC"
+
+
+ANSWERED = {  # after the cue, the answer 42 is two tokens; `c` brings the student nearer to it than `dd`
+    ("", "=42"): says(2, 8, 32),
+    ("", "aa"): says(2, 2), ("", "b"): says(2),
+    ("", "aa=42"): says(2, 2, 9, 4, 4), ("", "b=42"): says(2, 9, 16, 4),
+    ("aa", "c"): says(2), ("aa", "dd"): says(2, 2),
+    ("aa", "c=42"): says(2, 9, 2, 2), ("aa", "dd=42"): says(2, 2, 9, 3, 3),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("criterion", "values"),
+    [("answer_gain", [4 / 16, 8 / 16, 2 / 16, 3 / 16]), ("answer_probability", [1 / 4, 1 / 8, 1 / 2, 1 / 3])],
+)
+def test_answer_criteria_read_the_answer_after_each_branch(criterion, values):
+    texts = ["=42", "aa=42", "b=42", "aac=42", "aadd=42"]
+    spans = {"S>" + text: [(0, 2), *((i, i + 1) for i in range(2, 2 + len(text)))] for text in texts}
+    judge = ScriptedStudent("S>", ANSWERED, spans)
+    done = run(setup(select=select(criterion, cue="="), answer="42"), teacher(TWO), judge)
+    assert [b.value for b in done.branches] == pytest.approx(values)
+    assert done.text == "aac"
+    assert done.spend.scored == sum(
+        len(judge.script[ask.prefix, b].logprobs) for ask in judge.asked for b in ask.branches
+    )
+
+
+def test_an_ending_without_text_can_bring_the_answer_near():
+    script = {"": [("a", 1, "length")] * 2, "a": [("", 0, "eos"), ("c", 1, "eos")]}
+    judge = MergingStudent("S>")
+    done = run(setup(select=select("answer_probability", cue=""), answer="d"), teacher(script), judge)
+    expected = [math.exp(judge.logprobs(text + "d", len(text))[0]) for text in ("S>a", "S>a", "S>a", "S>ac")]
+    assert [b.value for b in done.branches] == pytest.approx(expected)
+    assert judge.tokens("S>acd")[-1] == "cd"  # the token that straddles is the answer's
+
+
+# --------------------------------------------------------------------------------------------------- loops
+
+LOOP = {
+    "": [("so it is. ", 3, "length"), ("let me see. ", 3, "length")],
+    "so it is. ": [("so it is. ", 3, "length"), ("then it was. ", 3, "length")],
+    "so it is. so it is. ": [("so it is. ", 3, "length"), ("so it is. ", 3, "length")],
+    "so it is. then it was. ": [("so it is. ", 3, "length"), ("end", 1, "eos")],
+}
+LOOP_SAID = {  # what repeats is cheap
+    ("", "so it is. "): says(2), ("", "let me see. "): says(3),
+    ("so it is. ", "so it is. "): says(1.1), ("so it is. ", "then it was. "): says(4),
+    ("so it is. so it is. ", "so it is. "): says(1.01),
+    ("so it is. then it was. ", "so it is. "): says(1.2), ("so it is. then it was. ", "end"): says(5),
+}  # fmt: skip
+
+
+def test_low_perplexity_likes_loops_and_the_rule_does_not():
+    looped = run(setup(max_tokens=9), teacher(LOOP), student(LOOP_SAID))
+    assert (looped.text, looped.fate) == ("so it is. " * 3, Fate.too_long)
+    done = run(setup(select=select(loop_words=3)), teacher(LOOP), student(LOOP_SAID))
+    assert (done.text, done.fate) == ("so it is. then it was. end", Fate.accepted)
+    assert [b.looping for b in done.branches] == [False, False, True, False, True, False]
+    assert [b.perplexity for b in done.branches] == pytest.approx([2, 3, 1.1, 4, 1.2, 5])  # the loops were cheaper
+
+
+def test_a_teacher_that_only_loops_is_given_up():
+    script = {"": [("so it is. ", 3, "length")] * 2, "so it is. ": [("so it is. ", 3, "length")] * 2}
+    said = {("", "so it is. "): says(2), ("so it is. ", "so it is. "): says(1)}
+    done = run(setup(select=select(loop_words=3)), teacher(script), student(said))
+    assert (done.text, done.fate) == ("so it is. ", Fate.given_up)
+    assert [(b.looping, b.chosen, b.value is None) for b in done.branches] == [
+        (False, True, False),
+        (False, False, False),
+        (True, False, True),
+        (True, False, True),
+    ]
+    assert done.spend == Spend(bought=12, kept=3, pruned=9, scored=2)
+
+
+# ---------------------------------------------------------------------------------------------------- beam
+
+# Greedy takes a (2) and then c (9); a beam of two keeps b (3) and finds d (1).
+BEAM = {
+    "": [("a", 1, "length"), ("b", 1, "length"), ("e", 1, "length")],
+    "a": [("c", 1, "eos"), ("C", 1, "eos"), ("c", 1, "eos")],
+    "b": [("d", 1, "eos"), ("D", 1, "length"), ("d", 1, "eos")],
+}
+BEAM_SAID = {
+    ("", "a"): says(2), ("", "b"): says(3), ("", "e"): says(4),
+    ("a", "c"): says(9), ("a", "C"): says(10),
+    ("b", "d"): says(1), ("b", "D"): says(1.5),
+}  # fmt: skip
+
+
+def test_a_beam_keeps_what_greedy_choice_would_prune():
+    greedy = run(setup(branches=3), teacher(BEAM), student(BEAM_SAID))
+    assert (greedy.text, greedy.perplexity) == ("ac", pytest.approx(18**0.5))
+    wide = run(setup(branches=3, beam_width=2), teacher(BEAM), student(BEAM_SAID))
+    assert (wide.text, wide.fate, wide.perplexity) == ("bd", Fate.accepted, pytest.approx(3**0.5))
+    assert wide.margins == pytest.approx([1, 8])  # 4 - 3; c is the best that is pruned, 9 - 1
+    assert [(b.branch, b.after, b.chosen, b.same_as) for b in wide.branches[3:]] == [
+        (0, 0, False, None),
+        (1, 0, False, None),
+        (2, 0, False, 0),
+        (3, 1, True, None),
+        (4, 1, False, None),
+        (5, 1, False, 3),
+    ]
+    assert [chunk.candidates for chunk in wide.chunks] == [3, 2]
+    assert wide.spend == Spend(bought=9, kept=2, pruned=7, scored=3 + 2 + 2)
+
+
+def test_a_path_that_has_ended_waits_for_better_ones():
+    """`x` ends at once with 3; y (2) goes on, and x is the trajectory when all that follows y is worse."""
+    script = {"": [("x", 1, "eos"), ("y", 1, "length")], "y": [("z", 1, "length"), ("w", 1, "length")]}
+    said = {("", "x"): says(3), ("", "y"): says(2), ("y", "z"): says(5), ("y", "w"): says(6)}
+    writer = teacher(script)
+    done = run(setup(beam_width=2), writer, student(said))
+    assert (done.text, done.fate, [ask.prefix for ask in writer.asked]) == ("x", Fate.accepted, ["", "y"])
+    assert done.spend == Spend(bought=4, kept=1, pruned=3, scored=4)
+
+
+def test_the_rule_prunes_the_beam_and_an_empty_beam_is_given_up():
+    strict = rule(Accept(absolute=2.5), ())
+    done = run(setup(branches=3, beam_width=2, rule=strict), teacher(BEAM), student(BEAM_SAID))
+    assert (done.text, done.fate) == ("a", Fate.given_up)  # b is above the limit, and so are c and C
+    assert [b.chosen for b in done.branches] == [True, False, False, False, False, False]
+
+
+def test_two_ways_to_the_same_text_are_one_path():
+    script = {
+        "": [("a", 1, "length"), ("ab", 2, "length")],
+        "a": [("b", 1, "length"), ("c", 1, "length")],
+        "ab": [("d", 1, "length"), ("e", 1, "length")],
+        "abd": [("", 0, "eos"), ("", 0, "eos")],
+        "abe": [("", 0, "eos"), ("", 0, "eos")],
+    }
+    said = {
+        ("", "a"): says(2), ("", "ab"): says(2, 2),
+        ("a", "b"): says(9), ("a", "c"): says(9),
+        ("ab", "d"): says(3), ("ab", "e"): says(4),
+    }  # fmt: skip
+    done = run(setup(beam_width=2), teacher(script), student(said))
+    assert done.text == "abd"
+    same = {"": [("a", 1, "length"), ("ab", 2, "length")], "a": [("b", 1, "eos")] * 2, "ab": [("", 0, "eos")] * 2}
+    twice = run(
+        setup(beam_width=2), teacher(same), student({k: v for k, v in said.items() if k[1] in ("a", "ab", "b")})
+    )
+    assert [b.same_as for b in twice.branches[2:]] == [None, 0, 0, 0]
+    assert twice.margins[-1] is None
+
+
+def test_a_beam_shares_the_branches_of_its_paths_with_other_runs():
+    narrow, wide = teacher(BEAM), teacher(BEAM)
+    run(setup(branches=3), narrow, student(BEAM_SAID))
+    run(setup(branches=3, beam_width=2), wide, student(BEAM_SAID))
+    assert narrow.asked == wide.asked[:2]
+
+
 # ------------------------------------------------------------------------------------ two texts side by side
 
 
