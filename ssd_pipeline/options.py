@@ -265,5 +265,6 @@ def answers_after(
     for text, ended in whole.items():
         so_far = setup.judge + prefix + ended
         tokens: int = yield Count(so_far, len(so_far) - len(setup.answer))
-        found[text] = scores[ended].logprobs[-tokens:]
+        told = scores[ended].logprobs
+        found[text] = told[len(told) - tokens :]
     return found
