@@ -411,6 +411,14 @@ def test_an_ending_without_text_can_bring_the_answer_near():
     assert judge.tokens("S>acd")[-1] == "cd"  # the token that straddles is the answer's
 
 
+def test_what_replaces_a_token_has_its_place_in_the_chunk():
+    """The second token of "ab" is cut anew, and stays a second one: `drop` does not pass over it."""
+    script = {"": [("ab", 2, "length")], "ab": [("c", 1, "eos")]}
+    said = {("", "ab"): says(2, 4), ("ab", "c"): says(16, retracted=1, replaced=(-math.log(8),))}
+    made = setup(branches=1, select=select("drop", scope="trajectory", drop_tokens=1))
+    assert run(made, teacher(script), student(said)).branches[1].value == pytest.approx(-math.log(8))
+
+
 # --------------------------------------------------------------------------------------------------- loops
 
 LOOP = {
@@ -480,6 +488,8 @@ def test_a_beam_keeps_what_greedy_choice_would_prune():
         (5, 1, False, 3),
     ]
     assert [chunk.candidates for chunk in wide.chunks] == [3, 2]
+    first = run(setup(branches=3, beam_width=2, select=select("first")), teacher(BEAM), student(BEAM_SAID))
+    assert [b.value for b in first.branches[3:]] == [0, 1, 2, 3, 4, 5]
     assert wide.spend == Spend(bought=9, kept=2, pruned=7, scored=3 + 2 + 2)
 
 
