@@ -1,5 +1,5 @@
-"""What `ssd ls`, `show`, `why`, `verify`, `gc`, `rm`, `pull`, `push` and `doctor` print: a store and a recipe, as they are
-seen from outside a run.
+"""What `ssd ls`, `show`, `why`, `verify`, `gc`, `rm`, `pull`, `push` and `doctor` print: a store and a recipe, seen
+from outside a run.
 
 These are the bodies of commands that cli.py declares; like it, they print data to stdout and raise for everything that
 should end in a message. This file does not know argv or exit statuses.

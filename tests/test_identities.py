@@ -39,8 +39,8 @@ stages:
 GOLDEN = {
     "load_problems": "01c6d7d72f740013",
     "load_trajectories": "73f34e17effa22da",
-    "sample_branches": "ff3ba89bf44aa5c7",
-    "score_trajectories": "8038aad9f15c7288",
+    "sample_branches": "1167609d5bcd7b43",
+    "score_trajectories": "6267d5a26dd622f2",
     "select_trajectories": "f0dff09dff4d3ada",
     "verify_answers": "7d33adb2e54037fb",
     "train_sft": "7c1e62ab25130caa",

@@ -51,11 +51,14 @@ def test_a_baseline_is_the_quickstart_but_for_a_few_lines(path: Path) -> None:
 
 def test_the_controls_of_the_method_are_all_there() -> None:
     sampled = {p.stem: recipe.load(p, KINDS).stages["trajectories"].params for p in BASELINES}
-    assert {p.select.criterion for p in sampled.values()} >= {"perplexity", "random", "highest", "longest"}
+    used = {p.select.criterion for p in sampled.values()}
+    assert used >= {"perplexity", "random", "highest", "longest", "rsr", "answer_gain"}
+    assert (sampled["beam"].beam_width, sampled["beam"].select.criterion) == (4, "answer_probability")
+    assert sampled["teacher_perplexity"].student == sampled["teacher_perplexity"].teacher
     assert (sampled["best_of_n"].branches, sampled["best_of_n"].chunk.stop) == (6, ())
     assert sampled["best_of_n"].chunk.max_tokens == sampled["best_of_n"].max_tokens
     assert (sampled["standard_kd"].branches, sampled["standard_kd"].student) == (1, None)
-    assert not CRITERIA["longest"].scores
+    assert CRITERIA["longest"].needs is None
 
 
 def test_math_qwen_is_complete() -> None:
@@ -67,6 +70,9 @@ def test_math_qwen_is_complete() -> None:
     }
     stages = document.stages
     assert stages["trajectories"].params.accept.of.stage == "pilot"
+    select = stages["trajectories"].params.select
+    assert select.min_scored_tokens == stages["pilot"].params.min_scored_tokens == 16
+    assert select.loop_words > 0
     assert stages["adapter"].params.model == stages["trajectories"].params.student == "warm"
     assert document.models["warm"].adapter.stage == "cold_start"
     assert stages["problems"].params.holdout.part != stages["cold_problems"].params.holdout.part
@@ -138,7 +144,18 @@ ATTACKS = {
     "stages.adapter.lora.target_modules=[]": "all-linear",
     "stages.trajectories.accept={absolute: 0.5}": "at least 1",
     "stages.trajectories.accept={relative: 2.0}": "no mean to be compared with",
-    "stages.trajectories.select.criterion=lowest": "perplexity",
+    "stages.trajectories.select.criterion=lowest": "perplexity, highest, rsr",
+    "stages.trajectories.select.min_scored_tokens=-1": "at least 0",
+    "stages.trajectories.select.loop_words=-1": "at least 0",
+    "stages.trajectories.select.drop_tokens=-1": "at least 0",
+    "stages.trajectories.select.local_chunks=-1": "at least 0",
+    "stages.trajectories.select.cue=1": "text is wanted",
+    "stages.trajectories.beam_width=0": "at least 1",
+    "stages.trajectories.beam_width=5": "is above branches (4)",
+    "stages.trajectories.accept={absolute: 2.0, relative: 2.0, min_chunks: 1}": "exactly one of",
+    "stages.trajectories.accept={absolute: 2.0, min_chunks: -1}": "at least 0",
+    "stages.trajectories.accept={absolute: 2.0, patience: 0}": "at least 1",
+    "stages.trajectories.accept={quantile: 1.5, of: {stage: verified}}": "at most 1",
     "stages.trajectories.chunk.stop=[a, b, c, d, e]": "4",
     "stages.trajectories.sampling.top_p=1.5": "at most 1",
     "stages.trajectories.sampling.temperature=-1": "at least 0",
@@ -152,6 +169,22 @@ ATTACKS = {
     "runtime.models.teacher={api: tgi, endpoints: [file:///x]}": "not an http",
     "runtime.rows_in_flight=0": "at least 1",
 }
+
+
+def test_a_teacher_behind_an_endpoint_cannot_judge_its_own_branches() -> None:
+    """The control `lowest teacher perplexity` is a mistake at the plan where the API gives no log-probabilities."""
+    path = ROOT / "recipes" / "baselines" / "teacher_perplexity.yaml"
+    runs = "runtime.models.teacher={api: tgi, endpoints: ['http://127.0.0.1:9']}"
+    with pytest.raises(UserErrors, match="does not give log-probabilities of given text"):
+        recipe.load(path, KINDS, sets=[runs])
+    recipe.load(path, KINDS, sets=[runs, "models.here={base: teacher}", "runtime.models.here={api: transformers}",
+                                   "stages.trajectories.student=here"])  # fmt: skip
+
+
+def test_an_answer_criterion_needs_a_student() -> None:
+    path = ROOT / "recipes" / "baselines" / "answer_gain.yaml"
+    with pytest.raises(UserErrors, match="answer_gain needs a student"):
+        recipe.load(path, KINDS, sets=["stages.trajectories.student=null"])
 
 
 @pytest.mark.parametrize(("said", "says"), ATTACKS.items(), ids=ATTACKS)

@@ -11,13 +11,14 @@ from fakes.scripted import FakeContext, MergingStudent, ScriptedStudent, Scripte
 from ssd_pipeline.acceptance import Accept
 from ssd_pipeline.criteria import Select
 from ssd_pipeline.errors import RowError, RunError
+from ssd_pipeline.options import Draws
 from ssd_pipeline.records import Fate, Spend, arrow_schema, columns, plain, table_types
-from ssd_pipeline.search import Draws
 from ssd_pipeline.stage import Branch, Chunk, PromptFormat, Scored, StageRef
 from ssd_pipeline.stages.sample_branches import STAGE, SampleParams, Trajectory
 
 ROW = {"uuid": "u1", "problem": "1+1?", "answer": "2", "source": "s", "error": None}
-PARAMS = SampleParams(teacher="big", student="small", branches=2, chunk=Chunk(max_tokens=3), max_tokens=6)
+ALONE = Select(min_scored_tokens=0)
+PARAMS = SampleParams(teacher="big", student="small", branches=2, chunk=Chunk(max_tokens=3), max_tokens=6, select=ALONE)
 
 
 def says(*perplexities):
@@ -76,6 +77,49 @@ def test_a_row_becomes_a_trajectory():
         (1, 0, True, None),
         (1, 1, False, 0),
     ]
+
+
+ANSWERING = PARAMS.model_copy(update={"select": Select(criterion="answer_gain", cue=" =", min_scored_tokens=0)})
+
+
+def test_the_reference_answer_is_read_after_each_branch_by_the_students_own_tokens():
+    """The last of the student's tokens are the answer's, also one that straddles the cue (here there is none)."""
+    teacher = ScriptedTeacher("big[1+1?]>", {"": [Branch("a", 1, "eos"), Branch("b", 1, "eos")]})
+    said = {
+        ("", " =2"): says(9, 9, 8),
+        ("", "a"): says(2), ("", "b"): says(3),
+        ("", "a =2"): says(2, 9, 9, 4), ("", "b =2"): says(3, 9, 9, 2),
+    }  # fmt: skip
+    before = "small[1+1?]>"
+    spans = {before + text: [(0, len(before)), *((len(before) + i, len(before) + i + 1) for i in range(len(text)))]
+             for text in (" =2", "a =2", "b =2")}  # fmt: skip
+    ctx = FakeContext(
+        samplers={"big": teacher},
+        scorers={"small": ScriptedStudent(before, said, spans)},
+        formats={"big": PromptFormat(), "small": PromptFormat()},
+    )
+    made = grow(ctx, ANSWERING, {**ROW, "answer": "so 1 + 1 is\n#### 2"})
+    assert made.solution == "b"
+    assert [b.value for b in made.branches] == pytest.approx([4 / 8, 2 / 8])
+    assert made.spend == ctx.spend == Spend(bought=2, kept=1, pruned=1, scored=3 + 1 + 1 + 4 + 4)
+    assert STAGE.reads(ANSWERING) == ("problem", "answer")
+
+
+@pytest.mark.parametrize("answer", [None, "", "  "])
+def test_a_row_without_a_reference_answer_is_an_error_where_one_is_needed(answer):
+    with pytest.raises(RowError, match="answer_gain needs a reference answer"):
+        grow(script(), ANSWERING, {**ROW, "answer": answer})
+
+
+def test_loops_are_told_by_row():
+    again = PARAMS.model_copy(update={"select": Select(min_scored_tokens=0, loop_words=1)})
+    made = grow(script(), again)
+    assert made.looping == 0
+    ctx = script()
+    ctx.samplers["big"].script["so\n"] = [Branch("so\n", 3, "length")] * 2
+    ctx.scorers["small"].script["<think>\nso\n", "so\n"] = says(1)
+    made = grow(ctx, again)
+    assert (made.fate, made.solution, made.looping) == (Fate.given_up, "<think>\nso\n", 0.5)
 
 
 def test_seeds_come_from_the_recipe_the_statement_and_its_ordinal():
@@ -169,6 +213,8 @@ def test_a_stage_without_the_column_stops_the_run():
         ({"branches": 1}, []),
         ({"branches": 2}, [("select", "criterion")]),
         ({"branches": 2, "select": Select(criterion="highest")}, [("select", "criterion")]),
+        ({"branches": 2, "select": Select(criterion="answer_gain")}, [("select", "criterion")]),
+        ({"branches": 2, "beam_width": 3, "student": "small"}, [("beam_width",)]),
         ({"branches": 2, "select": Select(criterion="random")}, []),
         ({"branches": 2, "select": Select(criterion="first")}, []),
         ({"branches": 2, "select": Select(criterion="longest")}, []),
@@ -182,12 +228,13 @@ def test_mistakes(given, keys):
 
 
 def test_the_summary():
-    chunk = {"candidates": 2}
+    chunk = {"candidates": 2, "finish": "stop"}
+    last = {"candidates": 1, "finish": "eos"}
     rows = [
-        {"fate": "accepted", "tokens": 10, "chunks": [chunk, {"candidates": 1}], "perplexity": 2.0},
-        {"fate": "accepted", "tokens": 20, "chunks": [chunk], "perplexity": 4.0},
-        {"fate": "given_up", "tokens": 99, "chunks": [chunk], "perplexity": 99.0},
-        {"fate": "error", "tokens": None, "chunks": None, "perplexity": None},
+        {"fate": "accepted", "tokens": 10, "chunks": [chunk, last], "perplexity": 2.0, "looping": 0.5},
+        {"fate": "accepted", "tokens": 20, "chunks": [chunk], "perplexity": 4.0, "looping": 0.0},
+        {"fate": "given_up", "tokens": 99, "chunks": [chunk], "perplexity": 99.0, "looping": 0.25},
+        {"fate": "error", "tokens": None, "chunks": None, "perplexity": None, "looping": None},
     ]
     assert STAGE.summarize(PARAMS, iter(rows)) == {
         "fates": {"accepted": 2, "error": 1, "given_up": 1},
@@ -195,16 +242,19 @@ def test_the_summary():
         "mean_chunks": 1.5,
         "mean_perplexity": 3,
         "repeated_decisions": 0.25,
+        "finished_decisions": 0.25,
+        "looping_branches": 0.25,
     }
     nothing = STAGE.summarize(PARAMS, iter([]))
-    assert [nothing[key] for key in ("mean_tokens", "mean_chunks", "mean_perplexity", "repeated_decisions")] == [
-        None
-    ] * 4
+    assert nothing.pop("fates") == {}
+    assert set(nothing.values()) == {None}
 
 
 def test_bounds_and_randomness_are_declared():
     assert STAGE.most_tokens(PARAMS) == 12
+    assert STAGE.most_tokens(PARAMS.model_copy(update={"beam_width": 2})) == 24
     assert (STAGE.random, STAGE.seeded_by, STAGE.reads(PARAMS)) == (True, ("problem",), ("problem",))
+    assert STAGE.reads(PARAMS.model_copy(update={"select": Select(criterion="lalp")})) == ("problem",)
 
 
 def test_a_student_that_cannot_hold_the_text_fails_the_row():

@@ -32,8 +32,8 @@ def scripted():
     return ScriptedStudent(BEFORE, {("", "a;bc"): said}, {BEFORE + "a;bc": spans})
 
 
-def score(ctx, chunk=None, row=ROW):
-    return asyncio.run(STAGE.run(row, ScoreParams(student="small", chunk=chunk), ctx))
+def score(ctx, chunk=None, row=ROW, least=0):
+    return asyncio.run(STAGE.run(row, ScoreParams(student="small", chunk=chunk, min_scored_tokens=least), ctx))
 
 
 def test_a_solution_is_scored_once_as_a_whole():
@@ -55,6 +55,15 @@ def test_chunks_are_cut_out_of_the_one_pass(chunk, expected):
     student = scripted()
     assert score(context(student), chunk).chunk_perplexities == pytest.approx(expected)
     assert len(student.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"), [(1, [4, 3, 3]), (2, [4, 24**0.5, 3]), (3, [4, 48 ** (1 / 3), 72 ** (1 / 3)])]
+)
+def test_a_short_chunk_is_scored_with_the_tokens_before_it(least, expected):
+    """The tokens have perplexities 2, 8, 3, 3; the chunks are the first two, the third and the fourth."""
+    made = score(context(scripted()), Chunk(max_tokens=2, stop=("b",)), least=least)
+    assert made.chunk_perplexities == pytest.approx(expected)
 
 
 def test_a_token_that_straddles_the_prompt_counts_to_the_solution():

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from ssd_pipeline.errors import RowError
 from ssd_pipeline.intervals import clustered
+from ssd_pipeline.options import Draws
 from ssd_pipeline.records import Row, Spend, Verdict
-from ssd_pipeline.search import Draws
 from ssd_pipeline.stage import Chunk, ModelName, Params, RowContext, RowStage, Sample, Sampling, Summary
 from ssd_pipeline.stages.verify_answers import VerifyParams, check, checker_there
 

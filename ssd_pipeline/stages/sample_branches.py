@@ -15,12 +15,16 @@ from typing import Any
 from pydantic import Field
 
 from ssd_pipeline.acceptance import Accept, Rule, rule
+from ssd_pipeline.answers import reference_answer
 from ssd_pipeline.criteria import CRITERIA, Select
 from ssd_pipeline.errors import RowError, RunError, boundary
+from ssd_pipeline.options import Accepted, Ask, Draws, Setup
 from ssd_pipeline.records import Fate, Row, Spend, column
-from ssd_pipeline.search import Accepted, Done, Draws, Setup, search
+from ssd_pipeline.search import Done, search
+from ssd_pipeline.spans import first_beyond
 from ssd_pipeline.stage import (
     Chunk,
+    Count,
     JudgeName,
     ModelName,
     Params,
@@ -29,7 +33,6 @@ from ssd_pipeline.stage import (
     Sample,
     Sampler,
     Sampling,
-    Score,
     Scorer,
     StageContext,
     Summary,
@@ -42,6 +45,7 @@ class SampleParams(Params):
     teacher: ModelName = Field(description="who is sampled")
     student: JudgeName | None = Field(None, description="who scores; not needed when nothing must be scored")
     branches: int = Field(4, ge=1, le=1024, description="continuations of each prefix, of which one is accepted")
+    beam_width: int = Field(1, ge=1, le=64, description="texts that are grown side by side; Gen-SSD has 1")
     chunk: Chunk = Field(Chunk(), description="the text between two decisions")
     max_tokens: int = Field(4096, ge=1, le=1_000_000, description="a longer solution is too_long; teacher's tokens")
     sampling: Sampling = Sampling()
@@ -49,10 +53,12 @@ class SampleParams(Params):
     accept: Accept | None = Field(None, description="when to give a problem up; never, if left out")
 
     def mistakes(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        if self.beam_width > self.branches:
+            yield ("beam_width",), f"{self.beam_width} is above branches ({self.branches}): the first text has no more"
         if self.student is not None:
             return
-        if self.branches > 1 and CRITERIA[self.select.criterion].scores:
-            free = ", ".join(name for name, criterion in CRITERIA.items() if not criterion.scores)
+        if self.branches > 1 and CRITERIA[self.select.criterion].needs:
+            free = ", ".join(name for name, criterion in CRITERIA.items() if not criterion.needs)
             yield ("select", "criterion"), f"{self.select.criterion} needs a student; without one: {free}"
         if self.accept is not None:
             yield ("accept",), "the rule looks at a student's perplexity, and there is no student"
@@ -72,20 +78,23 @@ class Branches:
 
     chunk: int
     branch: int
+    after: int | None
     seed: int
     text: str
     tokens: int
     finish: str
     chosen: bool
     same_as: int | None
+    looping: bool
     perplexity: float | None = column(measured=True)
     value: float | None = column(measured=True)
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a problem became. `solution`: the one response text; `tokens`: the teacher's, of the solution. The lists
-    have one entry per accepted chunk; perplexities are the student's, null without one."""
+    """What a problem became. `solution`: the one response text; `tokens`: the teacher's, of the solution; `looping`:
+    the share of its branches that said again what was written. The lists have one entry per accepted chunk;
+    perplexities are the student's, null without one."""
 
     solution: str | None
     messages: list[Message] | None
@@ -94,6 +103,7 @@ class Trajectory:
     tokens: int | None
     chunks: list[Accepted] | None
     spend: Spend | None
+    looping: float | None
     chunk_perplexities: list[float | None] | None = column(measured=True)
     perplexity: float | None = column(measured=True)
     margins: list[float | None] | None = column(measured=True)
@@ -105,6 +115,9 @@ async def grow(row: Row, params: SampleParams, ctx: RowContext) -> Trajectory:
     if row.get("error") is not None:
         raise RowError(row["error"])
     problem: str = row["problem"]
+    answer = reference_answer(row["answer"] or "") if _wants_answer(params) else None
+    if answer == "":
+        raise RowError(f"{params.select.criterion} needs a reference answer, and this problem has none")
     teacher = await ctx.prompts(params.teacher)
     setup = Setup(
         prompt=teacher.render(problem),
@@ -117,6 +130,8 @@ async def grow(row: Row, params: SampleParams, ctx: RowContext) -> Trajectory:
         sampling=params.sampling,
         select=params.select,
         rule=ctx.prepared,
+        beam_width=params.beam_width,
+        answer=answer,
     )
     scorer = await ctx.scorer(params.student) if params.student else None
     done = await _drive(search(setup), await ctx.sampler(params.teacher), scorer, ctx)
@@ -129,6 +144,7 @@ async def grow(row: Row, params: SampleParams, ctx: RowContext) -> Trajectory:
         tokens=done.spend.kept,
         chunks=done.chunks,
         spend=done.spend,
+        looping=sum(one.looping for one in done.branches) / len(done.branches),
         chunk_perplexities=done.chunk_perplexities if params.student else None,
         perplexity=done.perplexity,
         margins=done.margins,
@@ -137,7 +153,7 @@ async def grow(row: Row, params: SampleParams, ctx: RowContext) -> Trajectory:
 
 
 async def _drive(
-    asks: Generator[Sample | Score | Done, Any, None], sampler: Sampler, scorer: Scorer | None, ctx: RowContext
+    asks: Generator[Ask | Done, Any, None], sampler: Sampler, scorer: Scorer | None, ctx: RowContext
 ) -> Done:
     """Answer the search until it is done. No decision is taken here."""
     ask = next(asks)
@@ -146,7 +162,12 @@ async def _drive(
             branches = await sampler.sample(ask)
             ctx.spent(Spend(bought=sum(branch.tokens for branch in branches)))
             ask = asks.send(branches)
-        elif scorer is not None:
+        elif scorer is None:
+            raise ValueError("the search asks a student, and there is none")
+        elif isinstance(ask, Count):
+            spans = scorer.offsets(ask.text)
+            ask = asks.send(len(spans) - first_beyond(spans, ask.beyond))
+        else:
             scored = await scorer.score(ask)
             ctx.spent(Spend(scored=sum(len(one.logprobs) for one in scored)))
             ask = asks.send(scored)
@@ -154,9 +175,13 @@ async def _drive(
     return ask
 
 
+def _wants_answer(params: SampleParams) -> bool:
+    return CRITERIA[params.select.criterion].needs == "answer"
+
+
 def failed(reason: str) -> Trajectory:
     """The columns of a row that could not be done."""
-    return Trajectory(None, None, Fate.error, reason, None, None, None, None, None, None, branches=[])
+    return Trajectory(None, None, Fate.error, reason, None, None, None, None, None, None, None, branches=[])
 
 
 def prepare(params: SampleParams, ctx: StageContext) -> Rule | None:
@@ -169,14 +194,19 @@ def prepare(params: SampleParams, ctx: StageContext) -> Rule | None:
 
 
 def summarize(params: SampleParams, rows: Iterator[Row]) -> Summary:
-    """Rows by fate; means over accepted rows; the share of accepted decisions in which branches were equal."""
+    """Rows by fate; means over accepted rows; of the accepted decisions, the share in which branches were equal and the
+    share that a finished branch won; and the mean share of a row's branches that loop."""
     fates: Counter[str] = Counter()
-    tokens = chunks = decisions = repeated = scored = 0
-    perplexity = 0.0
+    tokens = chunks = decisions = repeated = ended = scored = sampled = 0
+    perplexity = looping = 0.0
     for row in rows:
         fates[row["fate"]] += 1
         decisions += len(row["chunks"] or ())
         repeated += sum(chunk["candidates"] < params.branches for chunk in row["chunks"] or ())
+        ended += sum(chunk["finish"] == "eos" for chunk in row["chunks"] or ())
+        if row["looping"] is not None:
+            sampled += 1
+            looping += row["looping"]
         if row["fate"] == Fate.accepted:
             tokens += row["tokens"]
             chunks += len(row["chunks"])
@@ -190,14 +220,16 @@ def summarize(params: SampleParams, rows: Iterator[Row]) -> Summary:
         "mean_chunks": chunks / accepted if accepted else None,
         "mean_perplexity": perplexity / scored if scored else None,
         "repeated_decisions": repeated / decisions if decisions else None,
+        "finished_decisions": ended / decisions if decisions else None,
+        "looping_branches": looping / sampled if sampled else None,
     }
 
 
 STAGE = RowStage(
     "sample_branches",
-    version=1,
+    version=2,
     params=SampleParams,
-    reads=lambda params: ("problem",),
+    reads=lambda params: ("problem", "answer") if _wants_answer(params) else ("problem",),
     adds=Trajectory,
     run=grow,
     failed=failed,
@@ -205,5 +237,5 @@ STAGE = RowStage(
     seeded_by=("problem",),
     prepare=prepare,
     summarize=summarize,
-    most_tokens=lambda params: params.branches * params.max_tokens,
+    most_tokens=lambda params: params.beam_width * params.branches * params.max_tokens,
 )

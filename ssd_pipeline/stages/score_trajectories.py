@@ -24,6 +24,9 @@ class ScoreParams(Params):
 
     student: JudgeName = Field(description="who scores")
     chunk: Chunk | None = Field(None, description="also score chunks; its tokens are the student's")
+    min_scored_tokens: int = Field(
+        16, ge=0, le=4096, description="a shorter chunk is scored with the tokens before it, as branches are"
+    )
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,9 @@ async def score(row: Row, params: ScoreParams, ctx: RowContext) -> Scores:
             raise ModelError(f"{params.student}: {len(scored.logprobs)} log-probabilities for {len(spans)} tokens")
         chunks, start = [], 0
         for length in chunk_lengths(text, spans, params.chunk):
-            chunks.append(perplexity_of(scored.logprobs[start : start + length]))
-            start += length
+            end = start + length
+            chunks.append(perplexity_of(scored.logprobs[max(0, min(start, end - params.min_scored_tokens)) : end]))
+            start = end
     return Scores(len(scored.logprobs), None, spend, perplexity_of(scored.logprobs), chunks)
 
 
@@ -85,7 +89,7 @@ def summarize(params: ScoreParams, rows: Iterator[Row]) -> Summary:
 
 STAGE = RowStage(
     "score_trajectories",
-    version=1,
+    version=2,
     params=ScoreParams,
     reads=lambda params: ("problem", "solution"),
     adds=Scores,

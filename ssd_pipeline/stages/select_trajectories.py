@@ -8,8 +8,11 @@ numbers a row. This file does not know who wrote or scored.
 from __future__ import annotations
 
 import hashlib
+from typing import Literal
 
-from ssd_pipeline.criteria import CRITERIA, Candidate, Name, Select
+from pydantic import Field
+
+from ssd_pipeline.criteria import CRITERIA, Candidate, Select
 from ssd_pipeline.errors import RunError
 from ssd_pipeline.stage import Params, StageContext, Summary, WholeStage
 from ssd_pipeline.store import artifact
@@ -18,20 +21,22 @@ from ssd_pipeline.store import artifact
 class SelectParams(Params):
     """Which solution of a problem is kept."""
 
-    criterion: Name = "perplexity"
+    criterion: Literal["perplexity", "highest", "random", "first", "longest", "shortest"] = Field(
+        "perplexity", description="what solutions are compared by: the column `perplexity`, its opposite, or a control"
+    )
 
 
 def run(params: SelectParams, ctx: StageContext) -> Summary:
     """Write the chosen rows with all their columns. Raises RunError when there are none."""
     (source,) = ctx.inputs
-    criterion, select = CRITERIA[params.criterion], Select(criterion=params.criterion)
+    criterion, select = CRITERIA[params.criterion], Select()
     best: dict[str, tuple[float, int]] = {}
     place = -1
     for place, row in enumerate(source.rows(["uuid", "solution", "perplexity", "scored_tokens"])):
         draw = int.from_bytes(hashlib.sha256(f"select {row['uuid']} {row['solution']}".encode()).digest()[:6]) / 2**48
-        measured = row["perplexity"]
-        candidate = Candidate(place, row["scored_tokens"] or 0, measured, measured, draw)
-        value = float("inf") if row["solution"] is None else criterion.value(candidate, select)
+        candidate = Candidate(place, row["scored_tokens"] or 0, draw)
+        measured = row["perplexity"] if criterion.needs else criterion.value(candidate, select)
+        value = criterion.order(None if row["solution"] is None else measured)
         if row["uuid"] not in best or value < best[row["uuid"]][0]:
             best[row["uuid"]] = (value, place)
     if not best:

@@ -6,10 +6,12 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from ssd_pipeline.options import Setup
 from ssd_pipeline.prompts import ModelPrompts
 from ssd_pipeline.records import Spend
-from ssd_pipeline.search import Done, Setup, search
-from ssd_pipeline.stage import Branch, PromptFormat, Sample, Score, Scored, Served
+from ssd_pipeline.search import Done, search
+from ssd_pipeline.spans import first_beyond
+from ssd_pipeline.stage import Branch, Count, PromptFormat, Sample, Score, Scored, Served
 
 
 class Unexpected(Exception):
@@ -135,6 +137,10 @@ def run(setup: Setup, teacher: Any, student: Any = None) -> Done:
     asks = search(setup)
     ask = next(asks)
     while not isinstance(ask, Done):
+        if isinstance(ask, Count):
+            spans = student.offsets(ask.text)
+            ask = asks.send(len(spans) - first_beyond(spans, ask.beyond))
+            continue
         source = teacher if isinstance(ask, Sample) else student
         if source is None:
             raise Unexpected(f"nobody is there to answer {ask}")
