@@ -167,6 +167,8 @@ class Display:
         for event in self._finished:
             for reason, count in event["errors"].items():
                 self._screen.line(f"{clean(event['stage'])}: {count} rows with an error: {clean(reason)}")
+            for warning in event["summary"].get("warnings", ()):
+                self._screen.line(f"{clean(event['stage'])}: {clean(warning)}")
         self._accuracies()
         self._differences()
         done = sum(1 for e in self._finished if e["computed"])
