@@ -9,6 +9,7 @@ from fakes.context import Context, finished
 from fakes.measuring import RowContext
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ssd_pipeline.stage import StageRef
 from ssd_pipeline.stages.find_overlaps import Overlap, OverlapParams, find, known, runs, summarize
@@ -57,6 +58,12 @@ def test_a_statement_shares_every_run_with_a_longer_one_that_holds_it(said, word
     mine = runs(" ".join(said), words)
     assert mine <= longer or len(said) < words
     assert len(mine) <= max(1, len(said) - words + 1)
+
+
+@pytest.mark.parametrize("given", [{}, {"against": {"stage": "p"}, "words": 1}, {"against": "p"}])
+def test_values_that_are_none(given):
+    with pytest.raises(ValidationError):
+        OverlapParams.model_validate(given)
 
 
 def test_the_summary_reports_what_was_found():

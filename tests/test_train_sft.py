@@ -15,12 +15,13 @@ import pytest
 from fakes import tiny
 from fakes.context import Context, finished
 from fakes.training import EXAMPLES, SETTINGS, model
+from pydantic import ValidationError
 
 from ssd_pipeline.errors import ModelError, RunError
 from ssd_pipeline.models.loading import load_causal_lm, load_tokenizer, pick_device
 from ssd_pipeline.models.trainer import DONE, MERGED, Trained, end_warning, sft
 from ssd_pipeline.models.training_rows import IGNORED, Example, Rows, tokenised
-from ssd_pipeline.stage import Model
+from ssd_pipeline.stage import Model, ModelRuntime
 from ssd_pipeline.stages.train_sft import STAGE, Lora, TrainParams, settings, train, usable
 
 NEVER = 1e9
@@ -225,6 +226,24 @@ def test_packed_rows_have_the_loss_of_the_same_rows_apart(folder, tmp_path):
     assert len(told) < 24 / 2
 
 
+def test_two_processes_learn_what_one_learns(folder, tmp_path):
+    settings = replace(SETTINGS, dropout=0.0, epochs=1, batch_size=2, accumulate=2)
+    one = sft(model(folder), EXAMPLES, settings, tmp_path / "1", tmp_path / "w1", lambda *done: None, NEVER)
+    two = model(folder, runtime=ModelRuntime(device="cpu", processes=2))
+    told: list[tuple[int, int | None]] = []
+    both = sft(two, EXAMPLES, settings, tmp_path / "2", tmp_path / "w2", lambda *done: told.append(done), NEVER)
+    assert told == [(i, 6) for i in range(1, 7)]
+    assert [e["loss"] for e in both.curve] == pytest.approx([e["loss"] for e in one.curve], rel=1e-3)
+    assert (both.rows.count, both.rows.tokens, both.device) == (24, one.rows.tokens, "cpu")
+    assert sorted(files(tmp_path / "2")) == sorted(files(tmp_path / "1"))
+
+
+def test_rows_that_cannot_be_dealt_to_the_processes_are_a_mistake(folder, tmp_path):
+    two = model(folder, runtime=ModelRuntime(device="cpu", processes=2))
+    with pytest.raises(RunError, match="neither accumulate nor batch_size can be dealt to 2 processes"):
+        sft(two, EXAMPLES, replace(SETTINGS, batch_size=3), tmp_path / "1", tmp_path / "w", lambda *done: None)
+
+
 def test_an_end_token_that_the_model_does_not_know_is_told_with_what_to_do(folder):
     words = load_tokenizer(model(folder))
     lm = load_causal_lm(model(folder), pick_device("cpu"))
@@ -288,6 +307,20 @@ def test_keys_of_an_adapter_are_a_mistake_in_full_training():
     given = {"model": "m", "method": "full", "lora": {"rank": 4}, "merge": True}
     assert [path for path, _ in TrainParams.model_validate(given).mistakes()] == [("lora",), ("merge",)]
     assert list(TrainParams(model="m", merge=True).mistakes()) == []
+
+
+@pytest.mark.parametrize(
+    "given", [{"method": "qlora"}, {"merge": "yes"}, {"packing": 1}, {"lora": {"rank": 0}}, {"precision": "float8"}]
+)
+def test_values_that_are_none(given):
+    with pytest.raises(ValidationError):
+        TrainParams.model_validate({"model": "m", **given})
+
+
+@pytest.mark.parametrize("given", [{"processes": 0}, {"processes": 1.5}, {"trackio": ""}])
+def test_values_that_are_none_where_it_runs(given):
+    with pytest.raises(ValidationError):
+        ModelRuntime.model_validate(given)
 
 
 def test_trackio_that_is_not_there_is_told_before_anything_is_loaded(folder, tmp_path, monkeypatch):

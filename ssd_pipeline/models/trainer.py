@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,12 +20,14 @@ from typing import Any, Literal
 
 import datasets
 import safetensors.torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from ssd_pipeline.errors import ModelError, RunError, boundary
+from ssd_pipeline.models.launched import sft_in_processes
 from ssd_pipeline.models.loading import context_length, dtype_of, end_ids, load_causal_lm, load_tokenizer, pick_device
 from ssd_pipeline.models.rendering import end_token
 from ssd_pipeline.models.training_rows import Example, Rows, tokenised
@@ -88,14 +91,20 @@ def sft(
 
     `work` keeps the checkpoints of an interrupted call, which the same call goes on from. Raises ModelError, RunError.
     """
-    device = pick_device(model.runtime.device)
-    if device.type == "cuda" and device.index:
+    if (processes := model.runtime.processes) > 1:
+        if settings.accumulate % processes and settings.batch_size % processes:
+            raise RunError(f"neither accumulate nor batch_size can be dealt to {processes} processes: see runtime")
+        return Trained(**sft_in_processes(model, examples, asdict(settings), out, work, progress))  # type: ignore[arg-type]
+    device, world = pick_device(model.runtime.device), int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda" and world > 1:
+        device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    elif device.type == "cuda" and device.index:
         raise ModelError(f"training runs on the first visible GPU: use CUDA_VISIBLE_DEVICES={device.index} and `cuda`")
     exact = settings.precision == "float32" or settings.method == "full"  # full: autocast over weights in float32
     lm, tokenizer = load_causal_lm(replace(model, dtype="float32") if exact else model, device), load_tokenizer(model)
     limit = min(settings.max_length, context_length(lm))
     rows = tokenised(examples, tokenizer, model.format.template, limit, settings.too_long)
-    if not rows.table.num_rows:
+    if not rows.count:
         raise RunError(f"no row is left to train on: {rows.too_long} too long, {rows.control_text} with control text")
     if device.type == "cpu" and rows.longest <= SHORT and not settings.packing:
         lm.set_attn_implementation("eager")  # there and then nearly twice as fast as sdpa
@@ -108,18 +117,22 @@ def sft(
         dataset = _packed(rows, limit) if settings.packing else Dataset(rows.table)
         trainer = SFTTrainer(
             model=lm,
-            args=_config(settings, len(dataset), limit, device.type, work, model.runtime.trackio),
+            args=_config(settings, len(dataset), limit, device.type, world, work, model.runtime.trackio),
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=_lora(settings) if settings.method == "lora" else None,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)  # it prints on standard output
-        whole = newest_checkpoint(work, watch.identity)
+        watch.processes = trainer.accelerator
+        with trainer.accelerator.main_process_first():
+            whole = newest_checkpoint(work, watch.identity)
         trainer.train(resume_from_checkpoint=str(whole) if whole else None)
         curve = [entry for entry in trainer.state.log_history if "loss" in entry]
     if not all(math.isfinite(entry["loss"]) for entry in curve):
         raise ModelError("the loss is no longer a number: try a lower learning_rate or precision: float32")
+    if not trainer.accelerator.is_main_process:
+        return Trained(rows, curve, str(device))
     if settings.method == "full":
         save_model(lm.to(dtype_of(model)), tokenizer, out)
     else:
@@ -156,11 +169,14 @@ def _packed(rows: Rows, limit: int) -> Dataset:
     return pack_dataset(Dataset(rows.table), limit, "bfd")
 
 
-def _config(settings: Settings, rows: int, limit: int, device: str, work: Path, trackio: str | None) -> SFTConfig:
+def _config(
+    settings: Settings, rows: int, limit: int, device: str, world: int, work: Path, trackio: str | None
+) -> SFTConfig:
     """Every setting that matters, said; TRL's own defaults (lr, length, precision) are never relied on."""
     updates = settings.max_steps or math.ceil(
         settings.epochs * math.ceil(math.ceil(rows / settings.batch_size) / settings.accumulate)
     )
+    dealt = not settings.accumulate % world  # among `world` processes: forward passes, else the rows of each
     return SFTConfig(
         output_dir=str(work),
         use_cpu=device == "cpu",
@@ -169,8 +185,9 @@ def _config(settings: Settings, rows: int, limit: int, device: str, work: Path, 
         seed=settings.seed,
         data_seed=settings.seed,
         max_steps=updates,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulate,
+        per_device_train_batch_size=settings.batch_size if dealt else settings.batch_size // world,
+        gradient_accumulation_steps=settings.accumulate // world if dealt else settings.accumulate,
+        ddp_find_unused_parameters=False if world > 1 else None,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": settings.floor},
@@ -209,17 +226,22 @@ class _Watch(TrainerCallback):
 
     def __init__(self, progress: Callable[[int, int | None], None], every_s: float, identity: str) -> None:
         self.identity = identity
+        self.processes: Any = None
         self._progress, self._every, self._saved = progress, every_s, time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._progress(state.global_step, state.max_steps)
-        control.should_save = time.monotonic() - self._saved >= self._every and state.global_step < state.max_steps
+        due = time.monotonic() - self._saved >= self._every and state.global_step < state.max_steps
+        control.should_save = broadcast_object_list([due])[0]  # the first process's clock counts
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved = time.monotonic()
+        self.processes.wait_for_everyone()
+        if not self.processes.is_main_process:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         durable.write_file(folder / DONE, canonical({"of": self.identity, "files": files}))
-        self._saved = time.monotonic()
 
 
 def newest_checkpoint(work: Path, identity: str) -> Path | None:

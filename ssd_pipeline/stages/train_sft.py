@@ -153,7 +153,7 @@ def summary(trained: Trained, unused: Counter[str]) -> dict[str, object]:
     left_out = Counter(unused)
     left_out.update({"too long": rows.too_long, "with control text of this model": rows.control_text})
     return {
-        "rows": rows.table.num_rows,
+        "rows": rows.count,
         "tokens": rows.tokens,
         "longest": rows.longest,
         "cut": rows.cut,
