@@ -163,6 +163,8 @@ class ModelRuntime(Params):
     cache_gb: float = Field(8, gt=0, description="memory for KV caches of a local model")
     batch_tokens: int = Field(65_536, ge=1, description="tokens (new and cached) in one forward pass of a local model")
     price: Price | None = Field(None, description="what its tokens cost: {prompt: 0.2, sampled: 0.6} per million")
+    processes: int = Field(1, ge=1, le=64, description="GPUs that it is trained on, one process each")
+    trackio: str | None = Field(None, min_length=1, description="a trackio project that training curves also go to")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,11 @@
 from pathlib import Path
 
 import jsonschema
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
+from fakes.context import Context
 
 from ssd_pipeline import planner, recipe
 from ssd_pipeline.criteria import CRITERIA
@@ -13,6 +16,8 @@ from ssd_pipeline.identities import Identities
 from ssd_pipeline.schema import recipe_schema
 from ssd_pipeline.stage import EffectStage, marked
 from ssd_pipeline.stages import KINDS
+from ssd_pipeline.stages.load_problems import LoadProblems
+from ssd_pipeline.stages.load_problems import run as load_problems
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted(p for p in ROOT.glob("recipes/**/*.yaml"))
@@ -192,3 +197,28 @@ def test_each_setting_refuses_what_cannot_be(said: str, says: str) -> None:
     with pytest.raises(UserErrors) as caught:
         recipe.load(ROOT / "recipes" / "quickstart.yaml", KINDS, sets=[said])
     assert says in str(caught.value)
+
+
+BENCHMARK_ROWS = {  # one row of each data set with its columns and types
+    "gsm8k": ({"question": "48/2?", "answer": "48/2 = <<48/2=24>>24\n#### 1,024"}, "1,024"),
+    "math_500": (
+        {"problem": "x?", "solution": "s", "answer": "\\frac{1}{2}", "level": 3, "unique_id": "u"},
+        "\\frac{1}{2}",
+    ),
+    "aime_2024": ({"id": 60, "problem": "x?", "solution": "s", "answer": "033", "url": "u", "year": "2024"}, "033"),
+    "aime_2025": ({"problem_idx": 1, "problem": "x?", "answer": 70, "problem_type": ["Algebra"]}, "70"),
+    "amc": ({"id": 0, "problem": "x?", "answer": 142.0, "url": "u"}, "142"),
+    "olympiad": ({"id": 1, "question": "x?", "final_answer": ["$1,2$"], "solution": ["s"], "error": None}, "$1,2$"),
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARK_ROWS)
+def test_the_benchmarks_are_read_by_their_true_columns(name: str, tmp_path: Path) -> None:
+    row, answer = BENCHMARK_ROWS[name]
+    (tmp_path / "p").mkdir()
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "p" / "test.parquet")
+    wanted = read("benchmarks.yaml").stages[name].params.columns
+    params = LoadProblems(file=str(tmp_path / "p" / "test.parquet"), columns=wanted)
+    ctx = Context(tmp_path / "stage")
+    load_problems(params, ctx)
+    assert [(r["answer"], r["error"]) for r in ctx.rows()] == [(answer, None)]

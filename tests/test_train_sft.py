@@ -9,17 +9,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fakes import tiny
 from fakes.context import Context, finished
 from fakes.training import EXAMPLES, SETTINGS, model
+from pydantic import ValidationError
 
 from ssd_pipeline.errors import ModelError, RunError
 from ssd_pipeline.models.loading import load_causal_lm, load_tokenizer, pick_device
-from ssd_pipeline.models.trainer import DONE, sft
+from ssd_pipeline.models.trainer import DONE, MERGED, Trained, end_warning, sft
 from ssd_pipeline.models.training_rows import IGNORED, Example, Rows, tokenised
-from ssd_pipeline.stage import Model
+from ssd_pipeline.stage import Model, ModelRuntime
 from ssd_pipeline.stages.train_sft import STAGE, Lora, TrainParams, settings, train, usable
 
 NEVER = 1e9
@@ -31,11 +33,16 @@ def folder(tiny_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The adapter of an undisturbed training."""
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
+    """The adapter of an undisturbed training, and what is told of it."""
     out = tmp_path_factory.mktemp("plain")
-    sft(model(folder), EXAMPLES, SETTINGS, out, out.parent / "plain_work", lambda done, total: None, NEVER)
-    return out
+    work = out.parent / "plain_work"
+    return out, sft(model(folder), EXAMPLES, SETTINGS, out, work, lambda done, total: None, NEVER)
+
+
+@pytest.fixture(scope="module")
+def plain_run(undisturbed: tuple[Path, Trained]) -> Path:
+    return undisturbed[0]
 
 
 def tokens(*examples: Example, limit: int = 512, too_long: str = "drop") -> Rows:
@@ -119,7 +126,8 @@ def test_two_trainings_give_the_same_bytes_and_no_place_of_this_machine(folder, 
     assert files(tmp_path / "other") != files(plain_run)
 
 
-def test_a_killed_training_goes_on_from_its_newest_whole_checkpoint(folder, plain_run, tmp_path):
+def test_a_killed_training_goes_on_from_its_newest_whole_checkpoint(folder, undisturbed, tmp_path):
+    plain_run, told_then = undisturbed
     out, work = tmp_path / "out", tmp_path / "work"
     command = [sys.executable, "-m", "fakes.killed_training", str(folder), str(out), str(work), "7"]
     path = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
@@ -132,9 +140,12 @@ def test_a_killed_training_goes_on_from_its_newest_whole_checkpoint(folder, plai
     torn.write_bytes(torn.read_bytes()[:-1])  # as a power cut leaves it; and one that was killed while it was saved:
     (work / "checkpoint-8").mkdir()
     told = []
-    sft(model(folder), EXAMPLES, SETTINGS, out, work, lambda done, total: told.append(done), NEVER)
+    trained = sft(model(folder), EXAMPLES, SETTINGS, out, work, lambda done, total: told.append(done), NEVER)
     assert told == list(range(6, 13))
     assert files(out) == files(plain_run)
+    curve = [[(e["step"], e["loss"], e["learning_rate"]) for e in one.curve] for one in (trained, told_then)]
+    assert curve[0] == curve[1]
+    assert [step for step, *_ in curve[0]] == list(range(1, 13))
 
 
 def test_a_checkpoint_of_other_rows_or_settings_is_not_gone_on_with(folder, tmp_path):
@@ -157,16 +168,11 @@ def test_a_checkpoint_of_other_rows_or_settings_is_not_gone_on_with(folder, tmp_
 
 
 def test_an_adapter_changes_the_model_and_can_be_trained_upon(folder, plain_run, tmp_path):
-    import torch
-
     warm = model(folder, adapters=(plain_run,))
     sft(warm, EXAMPLES, replace(SETTINGS, max_steps=1), tmp_path / "second", tmp_path / "w", lambda *done: None)
-    ids = torch.tensor([load_tokenizer(warm)("Answer: 5")["input_ids"]])
-    chain = [model(folder), warm, replace(warm, adapters=(plain_run, tmp_path / "second"))]
-    with torch.no_grad():
-        logits = [load_causal_lm(m, pick_device("cpu"))(input_ids=ids).logits for m in chain]
-    assert (logits[0] - logits[1]).abs().max() > 0.01
-    assert (logits[1] - logits[2]).abs().max() > 0
+    first, second, third = map(logits, (model(folder), warm, replace(warm, adapters=(plain_run, tmp_path / "second"))))
+    assert (first - second).abs().max() > 0.01
+    assert (second - third).abs().max() > 0
 
 
 def test_bfloat16_trains_and_differs(folder, plain_run, tmp_path):
@@ -174,6 +180,82 @@ def test_bfloat16_trains_and_differs(folder, plain_run, tmp_path):
     trained = sft(model(folder), EXAMPLES, low, tmp_path / "out", tmp_path / "work", lambda *done: None)
     assert len(trained.curve) == 2
     assert files(tmp_path / "out") != files(plain_run)
+
+
+def logits(trained: Model) -> Any:
+    import torch
+
+    with torch.no_grad():
+        ids = torch.tensor([load_tokenizer(trained)("Answer: 5")["input_ids"]])
+        return load_causal_lm(trained, pick_device("cpu"))(input_ids=ids).logits
+
+
+def test_full_training_leaves_a_whole_model_that_stands_for_what_was_below_it(folder, plain_run, tmp_path):
+    full = replace(SETTINGS, method="full", learning_rate=1e-3, max_steps=2)
+    warm = model(folder, adapters=(plain_run,))
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for out in runs:
+        sft(warm, EXAMPLES, full, out, tmp_path / f"w{out.name}", lambda *done: None)
+    assert files(runs[0]) == files(runs[1])
+    assert not any(str(tmp_path).encode() in content for content in files(runs[0]).values())
+    assert json.loads(files(runs[0])["config.json"])["use_cache"] is True
+    chained = logits(replace(warm, adapters=(plain_run, runs[0])))
+    assert (chained - logits(model(runs[0]))).abs().max() == 0
+    assert (chained - logits(warm)).abs().max() > 0
+
+
+def test_a_merged_model_says_what_base_and_adapter_say(folder, tmp_path):
+    out = tmp_path / "out"
+    sft(model(folder), EXAMPLES, replace(SETTINGS, merge=True, max_steps=2), out, tmp_path / "work", lambda *done: None)
+    assert (out / "adapter_model.safetensors").is_file()
+    merged, chained = logits(model(out / MERGED)), logits(model(folder, adapters=(out,)))
+    assert (merged - chained).abs().max() == 0
+    assert (merged - logits(model(folder))).abs().max() > 0
+
+
+def test_packed_rows_have_the_loss_of_the_same_rows_apart(folder, tmp_path):
+    one_batch = replace(SETTINGS, dropout=0.0, batch_size=24, max_steps=1)
+    apart = sft(model(folder), EXAMPLES, one_batch, tmp_path / "1", tmp_path / "w1", lambda *done: None)
+    packed = replace(one_batch, packing=True, max_length=512)
+    together = sft(model(folder), EXAMPLES, packed, tmp_path / "2", tmp_path / "w2", lambda *done: None)
+    assert together.curve[0]["loss"] == pytest.approx(apart.curve[0]["loss"], abs=1e-5)
+    assert together.rows.table.num_rows == 24
+    steps = replace(packed, batch_size=1, max_steps=None, epochs=1, max_length=128)
+    told: list[int] = []
+    sft(model(folder), EXAMPLES, steps, tmp_path / "3", tmp_path / "w3", lambda done, total: told.append(done))
+    assert len(told) < 24 / 2
+
+
+def test_two_processes_learn_what_one_learns(folder, tmp_path):
+    settings = replace(SETTINGS, dropout=0.0, epochs=1, batch_size=2, accumulate=2)
+    one = sft(model(folder), EXAMPLES, settings, tmp_path / "1", tmp_path / "w1", lambda *done: None, NEVER)
+    two = model(folder, runtime=ModelRuntime(device="cpu", processes=2))
+    told: list[tuple[int, int | None]] = []
+    both = sft(two, EXAMPLES, settings, tmp_path / "2", tmp_path / "w2", lambda *done: told.append(done), NEVER)
+    assert told == [(i, 6) for i in range(1, 7)]
+    assert [e["loss"] for e in both.curve] == pytest.approx([e["loss"] for e in one.curve], rel=1e-3)
+    assert (both.rows.count, both.rows.tokens, both.device) == (24, one.rows.tokens, "cpu")
+    assert sorted(files(tmp_path / "2")) == sorted(files(tmp_path / "1"))
+
+
+def test_rows_that_cannot_be_dealt_to_the_processes_are_a_mistake(folder, tmp_path):
+    two = model(folder, runtime=ModelRuntime(device="cpu", processes=2))
+    with pytest.raises(RunError, match="neither accumulate nor batch_size can be dealt to 2 processes"):
+        sft(two, EXAMPLES, replace(SETTINGS, batch_size=3), tmp_path / "1", tmp_path / "w", lambda *done: None)
+
+
+def test_an_end_token_that_the_model_does_not_know_is_told_with_what_to_do(folder):
+    words = load_tokenizer(model(folder))
+    lm = load_causal_lm(model(folder), pick_device("cpu"))
+    assert end_warning(lm, words, None) is None
+    lm.generation_config.eos_token_id = lm.config.eos_token_id = words.pad_token_id
+    words.eos_token = "<|pad|>"
+    assert "the end token <|end|> is not one" in end_warning(lm, words, None)
+    assert "ends turns with <|pad|>" in end_warning(lm, words, None)
+    lm.generation_config.eos_token_id = words.convert_tokens_to_ids("<|end|>")
+    assert end_warning(lm, words, None) is None
+    lm.get_output_embeddings().weight.data[words.convert_tokens_to_ids("<|end|>")] *= 1e-3
+    assert "may never stop" in end_warning(lm, words, None)
 
 
 # ---------------------------------------------------------------------------------------------------- stage
@@ -219,6 +301,35 @@ def test_the_stage_trains_on_accepted_rows_and_counts_the_others(folder, tmp_pat
     assert ctx.rows()[-1]["loss"] == said["last_loss"]
     assert said["tokens"] == 6 * len(tiny.tokenizer()("so 4<|end|>")["input_ids"])
     assert (ctx.out / "adapter_model.safetensors").is_file()
+
+
+def test_keys_of_an_adapter_are_a_mistake_in_full_training():
+    given = {"model": "m", "method": "full", "lora": {"rank": 4}, "merge": True}
+    assert [path for path, _ in TrainParams.model_validate(given).mistakes()] == [("lora",), ("merge",)]
+    assert list(TrainParams(model="m", merge=True).mistakes()) == []
+
+
+@pytest.mark.parametrize(
+    "given", [{"method": "qlora"}, {"merge": "yes"}, {"packing": 1}, {"lora": {"rank": 0}}, {"precision": "float8"}]
+)
+def test_values_that_are_none(given):
+    with pytest.raises(ValidationError):
+        TrainParams.model_validate({"model": "m", **given})
+
+
+@pytest.mark.parametrize("given", [{"processes": 0}, {"processes": 1.5}, {"trackio": ""}])
+def test_values_that_are_none_where_it_runs(given):
+    with pytest.raises(ValidationError):
+        ModelRuntime.model_validate(given)
+
+
+def test_trackio_that_is_not_there_is_told_before_anything_is_loaded(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    ctx = context(tmp_path, folder, [row(1)])
+    there = model(folder)
+    ctx.model = lambda name: replace(there, runtime=there.runtime.model_copy(update={"trackio": "mine"}))
+    with pytest.raises(RunError, match="pip install trackio"):
+        train(TrainParams(model="student"), ctx)
 
 
 def test_no_row_left_says_why(folder, tmp_path):

@@ -89,7 +89,8 @@ def _threads() -> int:
 def load_causal_lm(model: Model, device: torch.device) -> Any:
     """The model with its adapters merged, in its dtype, on `device`, in eval mode and without gradients.
 
-    `dtype: auto` is the checkpoint's. Raises ModelError.
+    What full training left in the place of an adapter is a whole model, which replaces what is below it. `dtype: auto`
+    is the checkpoint's. Raises ModelError.
     """
     with boundary(ModelError, f"loading model {model.name}"), local_extra(model.name):
         import torch
@@ -97,12 +98,14 @@ def load_causal_lm(model: Model, device: torch.device) -> Any:
 
         transformers.utils.logging.disable_progress_bar()  # nothing but the command line prints
         transformers.utils.logging.set_verbosity_error()
-        stored = _stored_dtype(model)
-        dtype = stored if model.dtype == "auto" else getattr(torch, model.dtype)
+        dtype = dtype_of(model)
+        whole = [place for place, folder in enumerate(model.adapters) if (folder / "config.json").is_file()]
+        adapters = model.adapters[whole[-1] + 1 :] if whole else model.adapters
+        place = {"pretrained_model_name_or_path": str(model.adapters[whole[-1]])} if whole else source(model)
         lm = transformers.AutoModelForCausalLM.from_pretrained(
-            **source(model), use_safetensors=True, dtype=torch.float32 if model.adapters else dtype
+            **place, use_safetensors=True, dtype=torch.float32 if adapters else dtype
         )
-        for folder in model.adapters:
+        for folder in adapters:
             lm = _merged(lm, folder)
         if device.type == "cpu":
             usual = _threads()
@@ -110,11 +113,13 @@ def load_causal_lm(model: Model, device: torch.device) -> Any:
         return lm.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
-def _stored_dtype(model: Model) -> Any:
-    """The dtype that the checkpoint's config names, float32 if it names none."""
+def dtype_of(model: Model) -> Any:
+    """The dtype that the recipe says or else the checkpoint's config, float32 if neither does."""
     import torch
     from transformers import AutoConfig
 
+    if model.dtype != "auto":
+        return getattr(torch, model.dtype)
     config = AutoConfig.from_pretrained(**source(model))
     named = getattr(config, "dtype", None) or torch.float32
     return getattr(torch, named) if isinstance(named, str) else named

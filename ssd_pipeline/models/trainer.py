@@ -1,4 +1,4 @@
-"""LoRA fine-tuning with TRL's SFTTrainer.
+"""Fine-tuning with TRL's SFTTrainer, of a LoRA adapter or of all weights.
 
 It is fed with token ids and labels (see training_rows.py), and everything that decides is said: seed, precision,
 device, schedule. Checkpoints are taken by the clock and marked when whole, and only a whole one of the same rows and
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable
@@ -17,14 +18,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
 import safetensors.torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model_state_dict
 from transformers import PrinterCallback, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from ssd_pipeline.errors import ModelError, RunError, boundary
-from ssd_pipeline.models.loading import context_length, load_causal_lm, load_tokenizer, pick_device
+from ssd_pipeline.models.launched import sft_in_processes
+from ssd_pipeline.models.loading import context_length, dtype_of, end_ids, load_causal_lm, load_tokenizer, pick_device
+from ssd_pipeline.models.rendering import end_token
 from ssd_pipeline.models.training_rows import Example, Rows, tokenised
 from ssd_pipeline.stage import Model
 from ssd_pipeline.store import durable
@@ -33,6 +38,8 @@ from ssd_pipeline.store.identity import canonical, digest_of, file_digest
 SHORT = 1024  # tokens of a row up to which a whole matrix of attention weights may be held
 CHECKPOINT_S = 120.0
 DONE = "DONE.json"
+MERGED = "merged"  # the folder of the merged model
+UNTRAINED = 0.1  # share of the median norm of output weights below which a token looks untrained
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,9 @@ class Settings:
     clip: float
     precision: Literal["float32", "bfloat16"]
     seed: int
+    method: Literal["lora", "full"] = "lora"
+    packing: bool = False
+    merge: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,7 @@ class Trained:
     rows: Rows
     curve: list[dict[str, float]] = field(default_factory=list)
     device: str = "cpu"
+    warnings: tuple[str, ...] = ()
 
 
 def sft(
@@ -80,48 +91,92 @@ def sft(
 
     `work` keeps the checkpoints of an interrupted call, which the same call goes on from. Raises ModelError, RunError.
     """
-    device = pick_device(model.runtime.device)
-    if device.type == "cuda" and device.index:
+    if (processes := model.runtime.processes) > 1:
+        if settings.accumulate % processes and settings.batch_size % processes:
+            raise RunError(f"neither accumulate nor batch_size can be dealt to {processes} processes: see runtime")
+        return Trained(**sft_in_processes(model, examples, asdict(settings), out, work, progress))  # type: ignore[arg-type]
+    device, world = pick_device(model.runtime.device), int(os.environ.get("WORLD_SIZE", "1"))
+    if device.type == "cuda" and world > 1:
+        device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    elif device.type == "cuda" and device.index:
         raise ModelError(f"training runs on the first visible GPU: use CUDA_VISIBLE_DEVICES={device.index} and `cuda`")
-    if settings.precision == "float32":
-        model = replace(model, dtype="float32")
-    lm, tokenizer = load_causal_lm(model, device), load_tokenizer(model)
+    exact = settings.precision == "float32" or settings.method == "full"  # full: autocast over weights in float32
+    lm, tokenizer = load_causal_lm(replace(model, dtype="float32") if exact else model, device), load_tokenizer(model)
     limit = min(settings.max_length, context_length(lm))
     rows = tokenised(examples, tokenizer, model.format.template, limit, settings.too_long)
-    if not rows.table.num_rows:
+    if not rows.count:
         raise RunError(f"no row is left to train on: {rows.too_long} too long, {rows.control_text} with control text")
-    if device.type == "cpu" and rows.longest <= SHORT:
+    if device.type == "cpu" and rows.longest <= SHORT and not settings.packing:
         lm.set_attn_implementation("eager")  # there and then nearly twice as fast as sdpa
     lm.name_or_path = None  # else every save asks the Hub about the base model
+    lm.requires_grad_(settings.method == "full")
+    warned = end_warning(lm, tokenizer, model.format.template)
     watch = _Watch(progress, checkpoint_s, digest_of({**asdict(settings), "rows": rows.digest}))
     with boundary(ModelError, f"training model {model.name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL about its own defaults
+        dataset = _packed(rows, limit) if settings.packing else Dataset(rows.table)
         trainer = SFTTrainer(
             model=lm,
-            args=_config(settings, rows.table.num_rows, device.type, work),
-            train_dataset=Dataset(rows.table),
+            args=_config(settings, len(dataset), limit, device.type, world, work, model.runtime.trackio),
+            train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=_lora(settings),
+            peft_config=_lora(settings) if settings.method == "lora" else None,
             callbacks=[watch],
         )
         trainer.remove_callback(PrinterCallback)  # it prints on standard output
-        whole = newest_checkpoint(work, watch.identity)
+        watch.processes = trainer.accelerator
+        with trainer.accelerator.main_process_first():
+            whole = newest_checkpoint(work, watch.identity)
         trainer.train(resume_from_checkpoint=str(whole) if whole else None)
         curve = [entry for entry in trainer.state.log_history if "loss" in entry]
     if not all(math.isfinite(entry["loss"]) for entry in curve):
         raise ModelError("the loss is no longer a number: try a lower learning_rate or precision: float32")
-    save_adapter(trainer.model, model, settings, out)
-    return Trained(rows, curve, str(device))
+    if not trainer.accelerator.is_main_process:
+        return Trained(rows, curve, str(device))
+    if settings.method == "full":
+        save_model(lm.to(dtype_of(model)), tokenizer, out)
+    else:
+        save_adapter(trainer.model, model, settings, out)
+    if settings.merge:
+        merged = load_causal_lm(replace(model, adapters=(*model.adapters, out)), pick_device("cpu"))
+        save_model(merged, tokenizer, out / MERGED)
+    return Trained(rows, curve, str(device), (warned,) if warned else ())
+
+
+def end_warning(lm: Any, tokenizer: Any, template: str | None) -> str | None:
+    """What to do where a model was never taught to end a turn as its template does; None where it was.
+
+    The signs: nothing of the model's own says that it stops there, or the token's output weights are far below the
+    usual (a token that training never met keeps what it began with, or decays to nothing).
+    """
+    text, end = end_token(tokenizer, template)
+    norms = lm.get_output_embeddings().weight.detach().float().norm(dim=1)
+    if end in end_ids(lm, tokenizer) and norms[end] >= UNTRAINED * norms.median():
+        return None
+    return (
+        f"the end token {text} is not one that this model is known to write: after training it may never stop. Use an "
+        f"instruct model as the student, give it a `template` that ends turns with {tokenizer.eos_token}, or train all "
+        "weights (method: full)"
+    )
 
 
 # -------------------------------------------------------------------------------------------------- trainer
 
 
-def _config(settings: Settings, rows: int, device: str, work: Path) -> SFTConfig:
+def _packed(rows: Rows, limit: int) -> Dataset:
+    """Rows laid end to end up to `limit` tokens; each still sees itself alone, by positions that begin anew."""
+    datasets.disable_progress_bars()
+    return pack_dataset(Dataset(rows.table), limit, "bfd")
+
+
+def _config(
+    settings: Settings, rows: int, limit: int, device: str, world: int, work: Path, trackio: str | None
+) -> SFTConfig:
     """Every setting that matters, said; TRL's own defaults (lr, length, precision) are never relied on."""
     updates = settings.max_steps or math.ceil(
         settings.epochs * math.ceil(math.ceil(rows / settings.batch_size) / settings.accumulate)
     )
+    dealt = not settings.accumulate % world  # among `world` processes: forward passes, else the rows of each
     return SFTConfig(
         output_dir=str(work),
         use_cpu=device == "cpu",
@@ -130,8 +185,9 @@ def _config(settings: Settings, rows: int, device: str, work: Path) -> SFTConfig
         seed=settings.seed,
         data_seed=settings.seed,
         max_steps=updates,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulate,
+        per_device_train_batch_size=settings.batch_size if dealt else settings.batch_size // world,
+        gradient_accumulation_steps=settings.accumulate // world if dealt else settings.accumulate,
+        ddp_find_unused_parameters=False if world > 1 else None,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": settings.floor},
@@ -139,15 +195,16 @@ def _config(settings: Settings, rows: int, device: str, work: Path) -> SFTConfig
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.clip,
         gradient_checkpointing=device == "cuda",  # slower, the same result, and long rows fit
-        max_length=None,
-        packing=False,
+        max_length=limit if settings.packing else None,
+        packing=settings.packing,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=device == "cuda",
         logging_steps=1,
         logging_nan_inf_filter=False,
         save_strategy="no",
         save_total_limit=2,
-        report_to="none",
+        report_to="trackio" if trackio else "none",
+        project=trackio or "",
         disable_tqdm=True,
     )
 
@@ -169,17 +226,22 @@ class _Watch(TrainerCallback):
 
     def __init__(self, progress: Callable[[int, int | None], None], every_s: float, identity: str) -> None:
         self.identity = identity
+        self.processes: Any = None
         self._progress, self._every, self._saved = progress, every_s, time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._progress(state.global_step, state.max_steps)
-        control.should_save = time.monotonic() - self._saved >= self._every and state.global_step < state.max_steps
+        due = time.monotonic() - self._saved >= self._every and state.global_step < state.max_steps
+        control.should_save = broadcast_object_list([due])[0]  # the first process's clock counts
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved = time.monotonic()
+        self.processes.wait_for_everyone()
+        if not self.processes.is_main_process:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         files = {path.name: file_digest(path) for path in sorted(folder.iterdir())}
         durable.write_file(folder / DONE, canonical({"of": self.identity, "files": files}))
-        self._saved = time.monotonic()
 
 
 def newest_checkpoint(work: Path, identity: str) -> Path | None:
@@ -202,7 +264,7 @@ def _whole(folder: Path, identity: str) -> bool:
     return bool(mark == {"of": identity, "files": files})
 
 
-# -------------------------------------------------------------------------------------------------- adapter
+# ---------------------------------------------------------------------------------------------- what is saved
 
 
 def save_adapter(trained: Any, model: Model, settings: Settings, out: Path) -> None:
@@ -231,3 +293,16 @@ def save_adapter(trained: Any, model: Model, settings: Settings, out: Path) -> N
         "init_lora_weights": True,
     }
     durable.write_file(out / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True).encode())
+
+
+def save_model(lm: Any, tokenizer: Any, out: Path) -> None:
+    """A whole model and its tokeniser, ready for `from_pretrained`, with no library version or place in its configs."""
+    durable.make_dir(out)
+    lm.config.use_cache = True  # the trainer switched it off
+    lm.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    for path in out.glob("*config.json"):
+        said = json.loads(path.read_bytes())
+        plain = {key: value for key, value in said.items() if key not in ("transformers_version", "_name_or_path")}
+        durable.remove(path)
+        durable.write_file(path, json.dumps(plain, indent=1, sort_keys=True).encode())

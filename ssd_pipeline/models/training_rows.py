@@ -39,6 +39,7 @@ class Rows:
     """Tokenised rows and what became of the others. `tokens`: positions with loss, of one epoch."""
 
     table: pa.Table
+    count: int = 0
     tokens: int = 0
     cut: int = 0
     too_long: int = 0
@@ -92,6 +93,7 @@ def tokenised(
             ready = []
     batches.append(pa.RecordBatch.from_pylist(ready, schema=SCHEMA))
     rows.table, rows.digest = pa.Table.from_batches(batches, schema=SCHEMA), said.hexdigest()
+    rows.count = rows.table.num_rows
     return rows
 
 

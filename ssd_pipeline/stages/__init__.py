@@ -4,6 +4,7 @@ from ssd_pipeline.stage import Stage
 from ssd_pipeline.stages import (
     compare,
     evaluate,
+    find_overlaps,
     load_problems,
     load_trajectories,
     push_dataset,
@@ -17,6 +18,7 @@ from ssd_pipeline.stages import (
 KINDS: dict[str, Stage] = {
     "load_problems": load_problems.STAGE,
     "load_trajectories": load_trajectories.STAGE,
+    "find_overlaps": find_overlaps.STAGE,
     "sample_branches": sample_branches.STAGE,
     "score_trajectories": score_trajectories.STAGE,
     "select_trajectories": select_trajectories.STAGE,

@@ -1,4 +1,4 @@
-"""train_sft: fine-tune a LoRA adapter on solutions, seen exactly as they were scored.
+"""train_sft: fine-tune a LoRA adapter, or all weights, on solutions, seen exactly as they were scored.
 
 What is learned is the response text and, where the text ended by itself, its end token; the prompt carries no loss. An
 unfinished text never gets an end token: that would teach to stop in mid-thought. Rows that cannot be used are counted
@@ -8,6 +8,7 @@ in the summary, never silently lost. `where` filters the input before it comes h
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 import time
 from collections import Counter
@@ -42,7 +43,11 @@ class TrainParams(Params):
     """Every default is ours and untuned."""
 
     model: TrainedName = Field(description="what is trained; adapters that it has already are merged first")
+    method: Literal["lora", "full"] = Field("lora", description="what is trained: an adapter, or all weights")
     lora: Lora = Lora()
+    merge: bool = Field(
+        False, description="also write the model with the adapter merged into it, in its folder merged/"
+    )
     epochs: float = Field(1, gt=0, le=1000, description="how often each row is seen")
     max_steps: int | None = Field(None, ge=1, description="optimiser updates; instead of epochs")
     learning_rate: float = Field(2e-4, gt=0, description="at the peak")
@@ -52,12 +57,18 @@ class TrainParams(Params):
     accumulate: int = Field(1, ge=1, description="forward passes per optimiser update")
     max_length: int = Field(4096, ge=2, description="prompt and response, in the model's tokens")
     too_long: Literal["drop", "cut", "error"] = Field("drop", description="what becomes of longer rows")
+    packing: bool = Field(False, description="fill each row of a batch up to max_length with several solutions")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's")
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="bfloat16: autocast; adapter in float32")
     fates: tuple[Literal["accepted", "given_up", "too_long"], ...] = Field(
         ("accepted",), min_length=1, description="rows that are trained on, where rows have a fate"
     )
+
+    def mistakes(self) -> Iterator[tuple[tuple[str | int, ...], str]]:
+        for name in ("lora", "merge"):
+            if self.method == "full" and name in self.model_fields_set:
+                yield (name,), "goes with method: lora; full training leaves a whole model"
 
 
 @dataclass(frozen=True)
@@ -74,6 +85,8 @@ def train(params: TrainParams, ctx: StageContext) -> Summary:
     """Train on all inputs together and leave the adapter in `ctx.out`. Raises RunError when no row can be used."""
     began = time.monotonic()
     model = ctx.model(params.model)
+    if model.runtime.trackio and importlib.util.find_spec("trackio") is None:
+        raise RunError(f"runtime.models.{model.name}.trackio needs trackio: pip install trackio, or leave it out")
     prompts = open_prompts(model)  # says what to install where nothing local is; so the import comes after it
     from ssd_pipeline.models.trainer import sft
 
@@ -140,7 +153,7 @@ def summary(trained: Trained, unused: Counter[str]) -> dict[str, object]:
     left_out = Counter(unused)
     left_out.update({"too long": rows.too_long, "with control text of this model": rows.control_text})
     return {
-        "rows": rows.table.num_rows,
+        "rows": rows.count,
         "tokens": rows.tokens,
         "longest": rows.longest,
         "cut": rows.cut,
@@ -149,6 +162,7 @@ def summary(trained: Trained, unused: Counter[str]) -> dict[str, object]:
         "first_loss": curve[0]["loss"],
         "last_loss": curve[-1]["loss"],
         "device": trained.device,
+        "warnings": list(trained.warnings),
     }
 
 

@@ -34,4 +34,4 @@ SETTINGS = Settings(
 
 
 def model(folder: Path, **more: object) -> Model:
-    return Model(name="tiny", path=folder, runtime=ModelRuntime(device="cpu"), **more)
+    return Model(**{"name": "tiny", "path": folder, "runtime": ModelRuntime(device="cpu"), **more})

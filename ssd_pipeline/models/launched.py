@@ -1,0 +1,143 @@
+"""The same training in several processes, one per GPU, started by `accelerate launch`.
+
+The examples and settings go into one file of the work directory, every process makes the same rows of them, and the
+first one saves; it tells its progress, its end or its error as JSON lines. The rows of an update are dealt out, so
+their number stays what the recipe says. Without dropout the result differs from one process by rounding only; with it,
+by the draws too; and the last update of an epoch may see a row twice, to fill every process's share. Processes whose
+starter is gone end at their next update. This file does not know what a training does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ssd_pipeline.errors import ModelError, RunError, SsdError
+from ssd_pipeline.models.training_rows import SCHEMA, Example, Rows
+from ssd_pipeline.stage import Model, ModelRuntime
+from ssd_pipeline.store import durable
+
+TAIL = 15  # lines of a failed process that are shown
+
+
+def command(processes: int, job: Path) -> list[str]:
+    """Start this module in several processes; on a machine without a GPU the same command trains on the CPU."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    fixed = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [*launch, *fixed, "-m", "ssd_pipeline.models.launched", str(job)]
+
+
+def sft_in_processes(
+    model: Model,
+    examples: Iterable[Example],
+    settings: dict[str, object],
+    out: Path,
+    work: Path,
+    progress: Callable[[int, int | None], None],
+) -> dict[str, object]:
+    """Train as `trainer.sft` does and return what it returned, as plain data but for its `rows`.
+
+    Raises RunError for what a process says is wrong, ModelError when one ends without a word.
+    """
+    processes = model.runtime.processes
+    told = {
+        "model": {
+            "name": model.name,
+            "repo": model.repo,
+            "revision": model.revision,
+            "path": str(model.path) if model.path else None,
+            "dtype": model.dtype,
+            "adapters": [str(folder) for folder in model.adapters],
+            "trust_remote_code": model.trust_remote_code,
+            "template": model.format.template,
+            "runtime": {"device": model.runtime.device, "trackio": model.runtime.trackio},
+        },
+        "settings": settings,
+        "out": str(out),
+        "work": str(work),
+        "processes": processes,
+        "starter": os.getpid(),
+    }
+    durable.make_dir(work)
+    job, lines = work / "job.jsonl", [told, *(asdict(example) for example in examples)]
+    durable.remove(job)
+    durable.write_file(job, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    last: dict[str, object] = {}
+    tail: deque[str] = deque(maxlen=TAIL)
+    with subprocess.Popen(
+        command(processes, job), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as started:
+        try:
+            for line in started.stdout or ():
+                if not line.startswith('{"ssd": '):
+                    tail.append(line)
+                elif (said := json.loads(line)["ssd"]) and "done" in said:
+                    progress(said["done"], said["total"])
+                else:
+                    last = said
+        except BaseException:
+            os.killpg(started.pid, signal.SIGKILL)
+            raise
+    durable.remove(job)
+    if "error" in last:
+        raise RunError(str(last["error"]))
+    if started.returncode or not last:
+        raise ModelError(f"training in {processes} processes ended with status {started.returncode}:\n{''.join(tail)}")
+    return {**last, "rows": Rows(SCHEMA.empty_table(), **last["rows"])}  # type: ignore[arg-type]
+
+
+def _tell(**said: object) -> None:
+    sys.stdout.write(json.dumps({"ssd": said}) + "\n")
+    sys.stdout.flush()
+
+
+def main(job: Path) -> None:
+    """One of the processes."""
+    from ssd_pipeline.models import trainer
+    from ssd_pipeline.stage import PromptFormat
+
+    with job.open() as file:
+        told, examples = json.loads(file.readline()), [Example(**json.loads(line)) for line in file]
+    rank, said = int(os.environ["RANK"]), told["model"]
+    if int(os.environ["WORLD_SIZE"]) != told["processes"]:
+        raise ModelError(f"{told['processes']} processes were asked for, and accelerate started another number")
+    model = Model(
+        name=said["name"],
+        repo=said["repo"],
+        revision=said["revision"],
+        path=Path(said["path"]) if said["path"] else None,
+        dtype=said["dtype"],
+        adapters=tuple(map(Path, said["adapters"])),
+        trust_remote_code=said["trust_remote_code"],
+        format=PromptFormat(template=said["template"]),
+        runtime=ModelRuntime(**said["runtime"]),
+    )
+
+    def progress(done: int, total: int | None) -> None:
+        os.kill(told["starter"], 0)  # raises, and so ends the training, when the starter is gone
+        if rank == 0:
+            _tell(done=done, total=total)
+
+    modules = told["settings"]["target_modules"]
+    settings = trainer.Settings(**told["settings"])
+    settings = replace(settings, target_modules=modules if isinstance(modules, str) else tuple(modules))
+    try:
+        trained = trainer.sft(model, examples, settings, Path(told["out"]), Path(told["work"]), progress)
+    except SsdError as error:
+        if rank == 0:
+            _tell(error=str(error))
+        sys.exit(1)
+    if rank == 0:
+        rows = {key: value for key, value in vars(trained.rows).items() if key != "table"}
+        _tell(rows=rows, curve=trained.curve, device=trained.device, warnings=trained.warnings)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
