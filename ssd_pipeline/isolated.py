@@ -2,9 +2,11 @@
 
 A worker is a fresh Python process that answers one call at a time, a JSON line each way over a socket pair: no pickle,
 no fork of a process that has torch threads, no second run of the user's main script (which multiprocessing does). The
-deadline is a kill, so it holds whatever the call does; the next call starts a new worker. Inside: an empty environment
-(no tokens), limits on memory and CPU time, and an audit hook that refuses sockets, programs and changes on disk. That
-guards against accidents and hostile text, not against native exploits. This file does not know what is called or why.
+deadline is a kill, so it holds whatever the call does; the next call starts a new worker. A call that thinks for long
+steps aside: it goes on at low priority and another worker starts in its place, so hostile rows cost the others little.
+Inside: an empty environment (no tokens), limits on memory and CPU time, and an audit hook that refuses sockets,
+programs and changes on disk. That guards against accidents and hostile text, not against native exploits. This file
+does not know what is called or why.
 """
 
 from __future__ import annotations
@@ -14,32 +16,39 @@ import importlib
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ssd_pipeline.errors import RowError, RunError, SsdError, boundary
 
 PRELOAD = ("math_verify",)  # imported, where installed, before the first deadline begins to run
+ASIDE_S = 0.25  # a call that takes longer makes room for another
+ASIDE = 14  # so many calls may stand aside at once
 START_S = 120.0  # for a worker to start on a busy machine; counts against no call
 _MAIN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ssd_pipeline.isolated import serve; serve()"
 
 
 class Workers:
-    """A pool of at most `count` workers (default: one per core, at most 4), each started when first needed.
+    """A pool of `count` workers (default: one per core, at most 4), each started when first needed, and one more for
+    every call that stands aside.
 
     `memory_gb` bounds the address space of each. Bound to no event loop: a call waits in a thread of the pool's own.
     """
 
     def __init__(self, count: int | None = None, memory_gb: float = 4.0) -> None:
         self._memory = int(memory_gb * 2**30)
-        self._threads = ThreadPoolExecutor(count or min(os.cpu_count() or 1, 4), thread_name_prefix="isolated")
+        count = count or min(os.cpu_count() or 1, 4)
+        self._threads = ThreadPoolExecutor(count + ASIDE, thread_name_prefix="isolated")
+        self._room = threading.Semaphore(count)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._living: set[_Worker] = set()
@@ -66,9 +75,19 @@ class Workers:
             worker.end()
 
     def _exchange(self, request: bytes, timeout_s: float) -> Any:
-        worker = self._take()
+        with ExitStack() as room:
+            room.enter_context(self._room)
+            worker = self._take()
+
+            def step_aside() -> None:
+                worker.yield_cpu()
+                room.close()
+
+            return self._reply(worker, request, timeout_s, step_aside)
+
+    def _reply(self, worker: _Worker, request: bytes, timeout_s: float, step_aside: Callable[[], None]) -> Any:
         try:
-            reply = worker.ask(request, timeout_s)
+            reply = worker.ask(request, timeout_s, step_aside)
         except TimeoutError:
             self._discard(worker, grace_s=0)
             raise TimeoutError(f"no result within {timeout_s:g} s") from None
@@ -76,8 +95,11 @@ class Workers:
             status = self._discard(worker)
             killed = self._closed or status == -signal.SIGKILL
             raise RowError(f"the worker died with status {status}", curable=killed) from None
-        with self._lock:
-            self._idle.append(worker)
+        if worker.polite:
+            self._discard(worker, grace_s=0)  # its priority cannot be raised again
+        else:
+            with self._lock:
+                self._idle.append(worker)
         if "error" in reply:
             raise RowError(reply["error"])
         return reply["result"]
@@ -109,6 +131,7 @@ class _Worker:
 
     def __init__(self, memory: int) -> None:
         self._channel, theirs = socket.socketpair()
+        self.polite = False
         path = json.dumps([os.path.abspath(p) for p in sys.path])
         with theirs:
             self.process = subprocess.Popen(
@@ -119,11 +142,16 @@ class _Worker:
                 env={"PYTHONHASHSEED": "0"},
             )
 
-    def ask(self, request: bytes, timeout_s: float) -> Any:
-        """Send a line and wait for one. Raises TimeoutError, OSError or EOFError; then the worker is of no more use."""
+    def ask(self, request: bytes, timeout_s: float, step_aside: Callable[[], None] = lambda: None) -> Any:
+        """Send a line and wait for one; `step_aside` is called once if that takes long.
+
+        Raises TimeoutError, OSError or EOFError; then the worker is of no more use.
+        """
         deadline = time.monotonic() + timeout_s
         self._channel.settimeout(timeout_s)
         self._channel.sendall(request)
+        if not select.select([self._channel], [], [], min(ASIDE_S, timeout_s))[0]:
+            step_aside()
         reply = b""
         while not reply.endswith(b"\n"):
             self._channel.settimeout(max(deadline - time.monotonic(), 1e-3))
@@ -132,6 +160,12 @@ class _Worker:
                 raise EOFError
             reply += part
         return json.loads(reply)
+
+    def yield_cpu(self) -> None:
+        """Let every other process go first, from now on."""
+        self.polite = True
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, 19)
 
     def end(self, grace_s: float = 0) -> int:
         """Kill it unless it dies by itself within `grace_s`; its exit status (negative: a signal)."""

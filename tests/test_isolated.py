@@ -57,6 +57,21 @@ async def _warm(workers: Workers) -> None:
     await asyncio.gather(*(workers.call("time:sleep", 0.2, timeout_s=20) for _ in range(2)))
 
 
+def test_calls_that_take_long_step_aside_and_do_not_hold_up_those_behind_them():
+    pool = Workers(1)
+
+    async def crowd():
+        slow = [asyncio.create_task(pool.call("time:sleep", 600, timeout_s=600)) for _ in range(3)]
+        await asyncio.sleep(0)
+        said = await asyncio.gather(*(pool.call(CALLS + "add", i, 1, timeout_s=60) for i in range(5)))
+        waiting = sum(not task.done() for task in slow)
+        await asyncio.to_thread(pool.close)
+        await asyncio.gather(*slow, return_exceptions=True)
+        return said, waiting
+
+    assert asyncio.run(crowd()) == ([1, 2, 3, 4, 5], 3)
+
+
 def test_an_error_inside_is_the_rows_error(workers):
     with pytest.raises(RowError, match=r"fakes.isolated_calls:add: TypeError") as caught:
         call(workers, "add", 1, "a")
