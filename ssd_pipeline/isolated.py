@@ -2,8 +2,9 @@
 
 A worker is a fresh Python process that answers one call at a time, a JSON line each way over a socket pair: no pickle,
 no fork of a process that has torch threads, no second run of the user's main script (which multiprocessing does). The
-deadline is a kill, so it holds whatever the call does; the next call starts a new worker. A call that thinks for long
-steps aside: it goes on at low priority and another worker starts in its place, so hostile rows cost the others little.
+deadline is a kill, so it holds whatever the call does; the next call starts a new worker. It counts CPU time, so that a
+verdict does not depend on how busy the machine is. A call that thinks for long steps aside: it goes on at low priority
+and another worker starts in its place, so hostile rows cost the others little.
 Inside: an empty environment (no tokens), limits on memory and CPU time, and an audit hook that refuses sockets,
 programs and changes on disk. That guards against accidents and hostile text, not against native exploits. This file
 does not know what is called or why.
@@ -16,7 +17,6 @@ import importlib
 import json
 import os
 import resource
-import select
 import signal
 import socket
 import subprocess
@@ -31,9 +31,10 @@ from typing import Any
 from ssd_pipeline.errors import RowError, RunError, SsdError, boundary
 
 PRELOAD = ("math_verify",)  # imported, where installed, before the first deadline begins to run
-ASIDE_S = 0.25  # a call that takes longer makes room for another
+ASIDE_S = 0.25  # CPU time after which a call makes room for another
 ASIDE = 14  # so many calls may stand aside at once
-START_S = 120.0  # for a worker to start on a busy machine; counts against no call
+PATIENCE = 10  # times its deadline, in wall time, is a call waited for that does not get or use the CPU
+START_S = 12.0  # for a worker to start; counts against no call
 _MAIN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ssd_pipeline.isolated import serve; serve()"
 
 
@@ -57,8 +58,9 @@ class Workers:
     async def call(self, function: str, *args: Any, timeout_s: float) -> Any:
         """The result of `module:function(*args)`; arguments and result are JSON values.
 
-        `timeout_s` counts from when a worker takes the call up. Raises TimeoutError at the deadline, RowError when the
-        function raises or its worker dies (curable if something outside killed it), RunError if no worker can start.
+        `timeout_s` is CPU time; PATIENCE times as much passes at most. Raises TimeoutError at the deadline, RowError
+        when the function raises or its worker dies (curable if something outside killed it), RunError if no worker can
+        start.
         """
         request = json.dumps([function, args, timeout_s]).encode() + b"\n"
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._exchange, request, timeout_s)
@@ -93,6 +95,8 @@ class Workers:
             raise TimeoutError(f"no result within {timeout_s:g} s") from None
         except (OSError, EOFError):
             status = self._discard(worker)
+            if status == -signal.SIGPROF:
+                raise TimeoutError(f"no result within {timeout_s:g} s") from None
             killed = self._closed or status == -signal.SIGKILL
             raise RowError(f"the worker died with status {status}", curable=killed) from None
         if worker.polite:
@@ -147,19 +151,34 @@ class _Worker:
 
         Raises TimeoutError, OSError or EOFError; then the worker is of no more use.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + PATIENCE * timeout_s
+        thought = self._cpu_s()
         self._channel.settimeout(timeout_s)
         self._channel.sendall(request)
-        if not select.select([self._channel], [], [], min(ASIDE_S, timeout_s))[0]:
-            step_aside()
         reply = b""
         while not reply.endswith(b"\n"):
-            self._channel.settimeout(max(deadline - time.monotonic(), 1e-3))
-            part = self._channel.recv(1 << 16)
+            self._channel.settimeout(min(max(deadline - time.monotonic(), 1e-3), ASIDE_S))
+            try:
+                part = self._channel.recv(1 << 16)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+                if not self.polite and self._cpu_s() - thought >= ASIDE_S:
+                    step_aside()
+                continue
             if not part:
                 raise EOFError
             reply += part
         return json.loads(reply)
+
+    def _cpu_s(self) -> float:
+        """CPU seconds that the process has used; the wall clock where the system does not tell (it has no /proc)."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat") as file:
+                used = file.read().rpartition(")")[2].split()[11:13]
+        except OSError:
+            return time.monotonic()
+        return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
 
     def yield_cpu(self) -> None:
         """Let every other process go first, from now on."""
@@ -212,14 +231,16 @@ def serve() -> None:
 
 
 def _call(function: str, args: list[Any], timeout_s: float) -> Any:
-    """One call; it may use the CPU for its own deadline and no more, should the parent be gone."""
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + timeout_s) + 2, hard))
+    """One call; the kernel ends the process when it has used the CPU for `timeout_s`, whatever it does."""
+    signal.setitimer(signal.ITIMER_PROF, timeout_s)
     module, _, name = function.partition(":")
-    with boundary(RunError, function):
-        result = getattr(importlib.import_module(module), name)(*args)
-        json.dumps(result)
-        return result
+    try:
+        with boundary(RunError, function):
+            result = getattr(importlib.import_module(module), name)(*args)
+            json.dumps(result)
+            return result
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _refuse(event: str, args: tuple[Any, ...]) -> None:
