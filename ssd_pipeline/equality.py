@@ -125,6 +125,13 @@ def _shape(core: str) -> str:
     return "tuple" if core.startswith("(") and core.endswith(")") and "," in core else ""
 
 
+def alike(answer: str) -> str:
+    """Equal for answers that say the same in plain words or numbers; for others, how they are written."""
+    core, _ = quantity(normalise(answer))
+    value = number(core)
+    return words(core) or choice(core) or (core if value is None else str(value))
+
+
 # ------------------------------------------------------------------------------------------------- comparison
 
 
