@@ -1,27 +1,23 @@
-"""Which answer a text states, and whether it equals the reference.
+"""Which answer a text states.
 
 The rule that is stated to the user: only what follows the last `</think>` counts (the whole text if there is none),
-and there the last balanced `\\boxed{...}`, else the last line `#### x`, else the rest of the line after the last
-"answer is" or "answer:". Nothing else is an answer: taking "the last number" makes unfinished chains correct by chance.
-A box is compared alone and rewrapped, because math-verify misreads bare LaTeX (`2\\sqrt{3}` as 2) and joins boxes that
-stand close together.
+and there the last balanced `\\boxed{...}`, else the last line `#### x`, else what follows the last "answer is" or
+"answer:" in its line, up to a full stop. Nothing else is an answer: taking "the last number" makes unfinished chains
+correct by chance. A box is taken alone, because math-verify joins boxes that stand close together.
 
-Finding an answer takes time linear in the text, so it may run anywhere. `equal` may run for ever and must run in a
-killable worker (see isolated.py); this file knows no processes, deadlines, rows or stages. What math-verify forgives is
-forgiven: units, percent signs and number bases are dropped (`50\\%` equals 50), and six decimals decide.
+Finding an answer takes time linear in the text, so it may run anywhere. This file does not know what equals what (see
+equality.py), nor rows or stages.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 Rule = Literal["boxed", "hashes", "phrase"]
 RULES: tuple[Rule, ...] = ("boxed", "hashes", "phrase")
 END_OF_THOUGHT = "</think>"
-
-# ---------------------------------------------------------------------------------------------- extraction
 
 _BOX = re.compile(
     r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\boxed\s+(?P<bare>[^\s{}$\\]+)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL
@@ -29,6 +25,7 @@ _BOX = re.compile(
 _HASHES = re.compile(r"^[ \t]*####(?!#)(.*)$", re.MULTILINE)
 _PHRASE = re.compile(r"\banswer[ \t]*(?:\bis\b|:)", re.IGNORECASE)
 _INK = re.compile(r"\S")
+_NO_REFERENCE = {"proof", "notfound"}  # what NuminaMath-1.5 and OpenR1-Math write where there is no short answer
 
 
 def extract(text: str, rules: tuple[Rule, ...] = RULES, after: str = END_OF_THOUGHT) -> str | None:
@@ -42,8 +39,9 @@ def extract(text: str, rules: tuple[Rule, ...] = RULES, after: str = END_OF_THOU
 
 def reference_answer(text: str) -> str:
     """The short answer in a data set's reference field: after GSM8K's `####`, in the box of a worked MATH solution, or
-    the text itself, stripped."""
-    return _last_box(text) or _last_hashes(text) or text.strip()
+    the text itself, stripped; empty where it says that there is none."""
+    found = _last_box(text) or _last_hashes(text) or text.strip()
+    return "" if found.casefold() in _NO_REFERENCE else found
 
 
 def _last_box(text: str) -> str | None:
@@ -70,11 +68,13 @@ def _last_hashes(text: str) -> str | None:
 
 
 def _last_phrase(text: str) -> str | None:
-    """The rest of the line after the last "answer is" or "answer:", without markup and the final full stop."""
+    """The rest of the sentence in the line after the last "answer is" or "answer:", without markup and full stop."""
     for mark in reversed(list(_PHRASE.finditer(text))):
         end = text.find("\n", mark.end())
         line = text[mark.end() : end if end >= 0 else len(text)]
-        if rest := line.lstrip(" \t\r:*$").rstrip(" \t\r*$."):
+        rest = line.lstrip(" \t\r:*$")
+        stop = rest.find(". ")
+        if rest := rest[: stop if stop >= 0 else len(rest)].rstrip(" \t\r*$."):
             return rest
     return None
 
@@ -84,74 +84,3 @@ _FINDERS: dict[Rule, Callable[[str], str | None]] = {
     "hashes": _last_hashes,
     "phrase": _last_phrase,
 }
-
-
-# ---------------------------------------------------------------------------------------------- comparison
-
-_SPACES = re.compile(r"\\[,;:!> ]|\\q?quad\b|~|\s+")
-_DROPPED = re.compile(r"\\(?:left|right|displaystyle|limits)(?![A-Za-z])|\\[()\[\]$]|\$")
-_GROUPED = re.compile(r"([-+]?\d{1,3})((?:(?:,|\{,\}| )\d{3})+)(\.\d+)?")
-_MIXED = re.compile(r"(-?\d+) (\d+)/(\d+)")
-_POWER_OF_TEN = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]\+?(-?\d+)")
-_STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_WORDS = re.compile(r"[^\W\d_]{3,}(?:[ '-][^\W\d_]+)*")
-_CHOICE = re.compile(r"\(?([A-Za-z])(?:\)[.:]?|[.:])(?: .*)?|([A-Za-z])", re.DOTALL)
-
-
-def normalise(answer: str) -> str:
-    """The answer without what never matters: dollar signs, spacing commands, `\\left`, the final full stop, the
-    separators of thousands. A mixed number and `1e-3` become the LaTeX that math-verify reads rightly."""
-    plain = " ".join(_SPACES.sub(" ", _DROPPED.sub("", answer)).split()).rstrip(" .")
-    plain = plain.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac").replace("\u2212", "-")
-    if grouped := _GROUPED.fullmatch(plain):
-        return grouped[1] + re.sub(r"\D", "", grouped[2]) + (grouped[3] or "")
-    plain = _MIXED.sub(r"\1\\frac{\2}{\3}", plain) if _MIXED.fullmatch(plain) else plain
-    return _POWER_OF_TEN.sub(r"\1\\cdot 10^{\2}", plain) if _POWER_OF_TEN.fullmatch(plain) else plain
-
-
-def words(normalised: str) -> str | None:
-    """The answer in lower case if it is words (three letters and more) and not a formula; else None."""
-    bare = _STYLED.sub(r"\1", normalised).strip()
-    return bare.casefold() if _WORDS.fullmatch(bare) else None
-
-
-def choice(normalised: str) -> str | None:
-    """The letter of a multiple-choice answer, alone or before its text: B, (b), `\\text{(B)}`, `B) 5`; else None."""
-    found = _CHOICE.fullmatch(_STYLED.sub(r"\1", normalised).strip())
-    return (found[1] or found[2]).upper() if found else None
-
-
-def same(reference: str, answer: str) -> bool:
-    """Whether two answers are equal as text: cheap, never wrong, and enough for most rows."""
-    a, b = normalise(reference), normalise(answer)
-    return a == b or (words(a) is not None and words(a) == words(b))
-
-
-def equal(reference: str, answer: str) -> str:
-    """`correct`, `incorrect`, or `error: ...` when the reference cannot be read. MAY RUN FOR EVER: see isolated.py.
-
-    Words and the letters A to J are compared as text, since math-verify takes "east" for the product e·a·s·t, which
-    equals "seat". Everything else is a formula, with the reference first (the comparison is not symmetric).
-    """
-    if same(reference, answer):
-        return "correct"
-    gold, said = normalise(reference), normalise(answer)
-    if words(gold) is not None:
-        return "incorrect"
-    if re.fullmatch(r"[A-J]", letter := choice(gold) or "") and choice(said) is not None:
-        return "correct" if choice(said) == letter else "incorrect"
-    from math_verify import verify
-
-    parsed = _parse(gold)
-    if not parsed:
-        return "error: reference not parseable"
-    equal = verify(parsed, _parse(said), strict=True, allow_set_relation_comp=True, timeout_seconds=None)
-    return "correct" if equal else "incorrect"
-
-
-def _parse(answer: str) -> list[Any]:
-    """A formula as math-verify reads it in a box; empty if it cannot. No deadline inside: SIGALRM hides time-outs."""
-    from math_verify import LatexExtractionConfig, parse
-
-    only_box = (LatexExtractionConfig(boxed_match_priority=0),)
-    return parse(rf"\boxed{{{answer}}}", only_box, fallback_mode="no_fallback", parsing_timeout=None)

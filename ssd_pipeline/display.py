@@ -176,11 +176,14 @@ class Display:
         for event in (e for e in self._finished if e["kind"] == "evaluate"):
             modes = event["summary"]
             model = getattr(self._plan.document.stages[event["stage"]].params, "model", "")
-            tokens = " / ".join(f"{m['tokens']:.0f}" for m in modes.values())
+            tokens = " / ".join(f"{m['tokens']:.0f}" for m in modes.values() if m["tokens"] is not None)
             shown = [_interval(modes.get(mode)) for mode in ("greedy", "sampled")]
-            rows.append((clean(event["stage"]), clean(model), amount(event["rows"]), *shown, tokens))
+            several = _of_several(modes.get("sampled", {}))
+            rows.append((clean(event["stage"]), clean(model), amount(event["rows"]), *shown, tokens, several))
         if rows:
-            heads = ("evaluation", "model", "problems", "greedy % (95%)", "sampled % (95%)", "tokens")
+            heads = ["evaluation", "model", "problems", "greedy % (95%)", "sampled % (95%)", "tokens", "of several %"]
+            if not any(row[-1] for row in rows):
+                heads, rows = heads[:-1], [row[:-1] for row in rows]
             self._screen.line()
             self._screen.table(heads, rows, right=("problems", "tokens"))
 
@@ -207,9 +210,20 @@ def _comparison(name: str, line: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _interval(mode: Mapping[str, Any] | None) -> str:
-    if not mode:
-        return ""
+    if not mode or mode["accuracy"] is None:
+        return "none judged" if mode else ""
     return f"{percent(mode['accuracy'])} ({percent(mode['low'])} to {percent(mode['high'])})"
+
+
+def _of_several(mode: Mapping[str, Any]) -> str:
+    """pass@k and maj@k for the largest k, where there is more than one sample."""
+    passed, voted = mode.get("pass_at") or {}, mode.get("maj_at") or {}
+    return ", ".join(
+        f"{name}@{k} {percent(shares[k]['mean'])}"
+        for name, shares in (("pass", passed), ("maj", voted))
+        for k in list(shares)[-1:]
+        if k != "1" and shares[k] is not None
+    )
 
 
 def _rows_text(event: Mapping[str, Any]) -> str:

@@ -2,9 +2,12 @@
 
 A worker is a fresh Python process that answers one call at a time, a JSON line each way over a socket pair: no pickle,
 no fork of a process that has torch threads, no second run of the user's main script (which multiprocessing does). The
-deadline is a kill, so it holds whatever the call does; the next call starts a new worker. Inside: an empty environment
-(no tokens), limits on memory and CPU time, and an audit hook that refuses sockets, programs and changes on disk. That
-guards against accidents and hostile text, not against native exploits. This file does not know what is called or why.
+deadline is a kill, so it holds whatever the call does; the next call starts a new worker. It counts CPU time, so that a
+verdict does not depend on how busy the machine is. A call that thinks for long steps aside: it goes on at low priority
+and another worker starts in its place, so hostile rows cost the others little.
+Inside: an empty environment (no tokens), limits on memory and CPU time, and an audit hook that refuses sockets,
+programs and changes on disk. That guards against accidents and hostile text, not against native exploits. This file
+does not know what is called or why.
 """
 
 from __future__ import annotations
@@ -20,26 +23,33 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from ssd_pipeline.errors import RowError, RunError, SsdError, boundary
 
 PRELOAD = ("math_verify",)  # imported, where installed, before the first deadline begins to run
-START_S = 120.0  # for a worker to start on a busy machine; counts against no call
+ASIDE_S = 0.25  # CPU time after which a call makes room for another
+ASIDE = 14  # so many calls may stand aside at once
+PATIENCE = 10  # times its deadline, in wall time, is a call waited for that does not get or use the CPU
+START_S = 12.0  # for a worker to start; counts against no call
 _MAIN = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from ssd_pipeline.isolated import serve; serve()"
 
 
 class Workers:
-    """A pool of at most `count` workers (default: one per core, at most 4), each started when first needed.
+    """A pool of `count` workers (default: one per core, at most 4), each started when first needed, and one more for
+    every call that stands aside.
 
     `memory_gb` bounds the address space of each. Bound to no event loop: a call waits in a thread of the pool's own.
     """
 
     def __init__(self, count: int | None = None, memory_gb: float = 4.0) -> None:
         self._memory = int(memory_gb * 2**30)
-        self._threads = ThreadPoolExecutor(count or min(os.cpu_count() or 1, 4), thread_name_prefix="isolated")
+        count = count or min(os.cpu_count() or 1, 4)
+        self._threads = ThreadPoolExecutor(count + ASIDE, thread_name_prefix="isolated")
+        self._room = threading.Semaphore(count)
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._living: set[_Worker] = set()
@@ -48,8 +58,9 @@ class Workers:
     async def call(self, function: str, *args: Any, timeout_s: float) -> Any:
         """The result of `module:function(*args)`; arguments and result are JSON values.
 
-        `timeout_s` counts from when a worker takes the call up. Raises TimeoutError at the deadline, RowError when the
-        function raises or its worker dies (curable if something outside killed it), RunError if no worker can start.
+        `timeout_s` is CPU time; PATIENCE times as much passes at most. Raises TimeoutError at the deadline, RowError
+        when the function raises or its worker dies (curable if something outside killed it), RunError if no worker can
+        start.
         """
         request = json.dumps([function, args, timeout_s]).encode() + b"\n"
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._exchange, request, timeout_s)
@@ -66,18 +77,33 @@ class Workers:
             worker.end()
 
     def _exchange(self, request: bytes, timeout_s: float) -> Any:
-        worker = self._take()
+        with ExitStack() as room:
+            room.enter_context(self._room)
+            worker = self._take()
+
+            def step_aside() -> None:
+                worker.yield_cpu()
+                room.close()
+
+            return self._reply(worker, request, timeout_s, step_aside)
+
+    def _reply(self, worker: _Worker, request: bytes, timeout_s: float, step_aside: Callable[[], None]) -> Any:
         try:
-            reply = worker.ask(request, timeout_s)
+            reply = worker.ask(request, timeout_s, step_aside)
         except TimeoutError:
             self._discard(worker, grace_s=0)
             raise TimeoutError(f"no result within {timeout_s:g} s") from None
         except (OSError, EOFError):
             status = self._discard(worker)
+            if status == -signal.SIGPROF:
+                raise TimeoutError(f"no result within {timeout_s:g} s") from None
             killed = self._closed or status == -signal.SIGKILL
             raise RowError(f"the worker died with status {status}", curable=killed) from None
-        with self._lock:
-            self._idle.append(worker)
+        if worker.polite:
+            self._discard(worker, grace_s=0)  # its priority cannot be raised again
+        else:
+            with self._lock:
+                self._idle.append(worker)
         if "error" in reply:
             raise RowError(reply["error"])
         return reply["result"]
@@ -109,6 +135,7 @@ class _Worker:
 
     def __init__(self, memory: int) -> None:
         self._channel, theirs = socket.socketpair()
+        self.polite = False
         path = json.dumps([os.path.abspath(p) for p in sys.path])
         with theirs:
             self.process = subprocess.Popen(
@@ -119,19 +146,45 @@ class _Worker:
                 env={"PYTHONHASHSEED": "0"},
             )
 
-    def ask(self, request: bytes, timeout_s: float) -> Any:
-        """Send a line and wait for one. Raises TimeoutError, OSError or EOFError; then the worker is of no more use."""
-        deadline = time.monotonic() + timeout_s
+    def ask(self, request: bytes, timeout_s: float, step_aside: Callable[[], None] = lambda: None) -> Any:
+        """Send a line and wait for one; `step_aside` is called once if that takes long.
+
+        Raises TimeoutError, OSError or EOFError; then the worker is of no more use.
+        """
+        deadline = time.monotonic() + PATIENCE * timeout_s
+        thought = self._cpu_s()
         self._channel.settimeout(timeout_s)
         self._channel.sendall(request)
         reply = b""
         while not reply.endswith(b"\n"):
-            self._channel.settimeout(max(deadline - time.monotonic(), 1e-3))
-            part = self._channel.recv(1 << 16)
+            self._channel.settimeout(min(max(deadline - time.monotonic(), 1e-3), ASIDE_S))
+            try:
+                part = self._channel.recv(1 << 16)
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+                if not self.polite and self._cpu_s() - thought >= ASIDE_S:
+                    step_aside()
+                continue
             if not part:
                 raise EOFError
             reply += part
         return json.loads(reply)
+
+    def _cpu_s(self) -> float:
+        """CPU seconds that the process has used; the wall clock where the system does not tell (it has no /proc)."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat") as file:
+                used = file.read().rpartition(")")[2].split()[11:13]
+        except OSError:
+            return time.monotonic()
+        return sum(map(int, used)) / os.sysconf("SC_CLK_TCK")
+
+    def yield_cpu(self) -> None:
+        """Let every other process go first, from now on."""
+        self.polite = True
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self.process.pid, 19)
 
     def end(self, grace_s: float = 0) -> int:
         """Kill it unless it dies by itself within `grace_s`; its exit status (negative: a signal)."""
@@ -178,14 +231,16 @@ def serve() -> None:
 
 
 def _call(function: str, args: list[Any], timeout_s: float) -> Any:
-    """One call; it may use the CPU for its own deadline and no more, should the parent be gone."""
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + timeout_s) + 2, hard))
+    """One call; the kernel ends the process when it has used the CPU for `timeout_s`, whatever it does."""
+    signal.setitimer(signal.ITIMER_PROF, timeout_s)
     module, _, name = function.partition(":")
-    with boundary(RunError, function):
-        result = getattr(importlib.import_module(module), name)(*args)
-        json.dumps(result)
-        return result
+    try:
+        with boundary(RunError, function):
+            result = getattr(importlib.import_module(module), name)(*args)
+            json.dumps(result)
+            return result
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _refuse(event: str, args: tuple[Any, ...]) -> None:

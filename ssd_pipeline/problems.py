@@ -60,7 +60,10 @@ def _text(value: Any, what: str) -> tuple[str | None, str | None]:
 
 
 def _reference(value: Any) -> tuple[str | None, str | None]:
-    """The short answer in a reference column; a number is written out (72.0 as 72), an empty text is no reference."""
+    """The short answer in a reference column; a number is written out (72.0 as 72), an empty text is no reference, and
+    a list of texts (OlympiadBench's `final_answer`) is one answer with commas."""
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        value = ", ".join(value)
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and value == value:

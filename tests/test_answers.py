@@ -1,4 +1,4 @@
-"""The stated rule of what an answer is, and the table of what equals what."""
+"""The stated rule of what an answer is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssd_pipeline.answers import RULES, choice, equal, extract, normalise, reference_answer, same, words
+from ssd_pipeline.answers import RULES, extract, reference_answer
+from ssd_pipeline.equality import judged_at_once
 
 EXTRACTED = [
     (r"so \boxed{5}", "5"),
@@ -32,6 +33,8 @@ EXTRACTED = [
     ("#### 1\n#### \n", "1"),
     ("##### a heading", None),
     ("The final answer is $7$.", "7"),
+    ("The final answer is $7$. I hope it is correct.", "7"),
+    ("The answer is 3.5 and no more", "3.5 and no more"),
     ("**Answer:** 42", "42"),
     ("ANSWER: (C)\r\nmore", "(C)"),
     ("Answer: 1\nAnswer: 2\nand no more", "2"),
@@ -93,9 +96,8 @@ def test_a_hostile_megabyte_costs_less_than_a_second(hostile):
     began = time.process_time()
     extract(hostile)
     found = time.process_time()
-    same(hostile, "5")
-    choice(normalise(hostile))
-    words(normalise(hostile))
+    judged_at_once(hostile, "5")
+    judged_at_once("5", hostile)
     assert found - began < 1
     assert time.process_time() - found < 1
 
@@ -109,73 +111,11 @@ def test_a_hostile_megabyte_costs_less_than_a_second(hostile):
         (r"It is $\boxed 2$.", "2"),
         (" 42 ", "42"),
         ("Paris", "Paris"),
+        ("proof", ""),
+        ("notfound", ""),
+        ("none", "none"),
         ("", ""),
     ],
 )
 def test_a_reference_field_is_cut_down_to_its_answer(field, answer):
     assert reference_answer(field) == answer
-
-
-EQUAL = [
-    ("72", "72.0"),
-    ("1,000", "1000"),
-    ("12 345", "12345"),
-    (r"11\,000", "11000"),
-    ("12345", "12{,}345"),
-    ("1/2", "0.5"),
-    (r"\frac{1}{2}", r"\dfrac12"),
-    ("3 1/2", "3.5"),
-    ("1e-3", "0.001"),
-    ("-5", "\u22125"),
-    ("$1,234.50", "1234.5"),
-    ("5", r"\(5\)."),
-    ("x=5", "5"),
-    (r"\sqrt{8}", r"2\sqrt2"),
-    ("a+b", "b+a"),
-    ("1,2", "2,1"),
-    ("[0,1]", r"0\le x\le 1"),
-    (r"\text{yes}", "Yes."),
-    ("Paris", r"\text{paris}"),
-    ("B", "(b)"),
-    ("(C)", "C) 5"),
-    (r"\textbf{(C)}", r"\textbf{(C)}\ 5"),
-    (r"0.\overline{3}", r"0.\overline{3}"),
-    ("@@@", "@@@"),
-    (r"50\%", "50"),  # forgiven by math-verify, as answers.py says
-]
-UNEQUAL = [
-    ("72", "73"),
-    ("-5", "5"),
-    (r"2\sqrt{3}", "2"),
-    (r"12\pi", "12"),
-    ("10^{20}", "10^{20}+1"),
-    ("(0,1)", "[0,1]"),
-    ("seat", "east"),
-    ("Paris", "5"),
-    ("C", "(B)"),
-    ("C", r"\text{B}"),
-    ("1e-10", "2e-10"),
-    ("5", "__import__('os').system('true')"),
-    ("5", "not a number at all %%"),
-]
-
-
-@pytest.mark.parametrize(("reference", "answer"), EQUAL)
-def test_equal_answers(reference, answer):
-    assert equal(reference, answer) == "correct"
-
-
-@pytest.mark.parametrize(("reference", "answer"), UNEQUAL)
-def test_unequal_answers(reference, answer):
-    assert equal(reference, answer) == "incorrect"
-
-
-@pytest.mark.parametrize("reference", ["@@@", r"0.\overline{3}", r"\frac{1}", ""])
-def test_a_reference_that_cannot_be_read_makes_nobody_wrong(reference):
-    assert equal(reference, "1/3") == "error: reference not parseable"
-
-
-@given(st.text(max_size=30), st.text(max_size=30))
-def test_sameness_is_symmetric_and_holds_of_itself(a, b):
-    assert same(a, a)
-    assert same(a, b) == same(b, a)

@@ -12,7 +12,7 @@ from ssd_pipeline.intervals import wilson
 from ssd_pipeline.isolated import Workers
 from ssd_pipeline.records import Spend, Verdict, arrow_schema, plain
 from ssd_pipeline.stage import Chunk, Sampling
-from ssd_pipeline.stages.evaluate import Evaluated, EvaluateParams, evaluate, failed, summarize
+from ssd_pipeline.stages.evaluate import Evaluated, EvaluateParams, evaluate, failed, ks, majority, pass_at, summarize
 
 ROW = {"problem": "1+1", "answer": "2", "uuid": "u"}
 
@@ -75,7 +75,7 @@ def test_parameters_that_ask_for_nothing_are_a_mistake():
 
 
 def solution(mode: str, verdict: str, tokens: int = 10, finish: str = "eos") -> dict:
-    return {"mode": mode, "verdict": verdict, "tokens": tokens, "finish": finish}
+    return {"mode": mode, "verdict": verdict, "tokens": tokens, "finish": finish, "extracted": "5"}
 
 
 def test_the_summary_gives_accuracy_with_its_interval_and_counts_what_could_not_be_judged():
@@ -108,16 +108,56 @@ def test_the_summary_gives_accuracy_with_its_interval_and_counts_what_could_not_
 
 
 def test_nothing_judged_is_no_accuracy_and_not_zero():
-    said = summarize(EvaluateParams(model="m"), iter([{"solutions": None}]))
+    said = summarize(EvaluateParams(model="m"), iter([{"solutions": None}]))["greedy"]
+    assert said.pop("pass_at") == said.pop("maj_at") == {"1": None}
     assert said == {
-        "greedy": {
-            "accuracy": None,
-            "low": None,
-            "high": None,
-            "count": 0,
-            "tokens": None,
-            "no_answer": 0,
-            "cut": 0,
-            "errors": 1,
-        }
+        **dict.fromkeys(("accuracy", "low", "high", "tokens", "share_no_answer", "tokens_median", "tokens_longest")),
+        "count": 0,
+        "no_answer": 0,
+        "cut": 0,
+        "errors": 1,
     }
+
+
+@pytest.mark.parametrize(
+    ("k", "correct", "count", "share"),
+    [(1, 1, 4, 0.25), (2, 1, 4, 0.5), (4, 1, 4, 1.0), (2, 2, 4, 5 / 6), (3, 0, 4, 0.0), (1, 4, 4, 1.0)],
+)
+def test_pass_at_k_is_the_chance_of_a_correct_one_among_k(k, correct, count, share):
+    assert pass_at(k, correct, count) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("said", "share"),
+    [
+        (["c:5", "c:5.0", "i:7"], 1.0),
+        (["c:5", "i:7", "i:7"], 0.0),
+        (["c:5", "i:7"], 0.5),
+        (["c:5", "i:7", "i:7.0", "c:10/2"], 0.5),
+        (["c:5", "n", "n", "n"], 1.0),
+        (["n", "n"], 0.0),
+        (["i:yes", "i:\\text{Yes}", "c:no"], 0.0),
+    ],
+)
+def test_the_majority_is_of_answers_and_not_of_their_spelling(said, share):
+    names = {"c": "correct", "i": "incorrect", "n": "no_answer"}
+    judged = [{"verdict": names[s[0]], "extracted": s[2:] or None} for s in said]
+    assert majority(judged) == share
+
+
+def test_several_samples_give_avg_pass_and_maj_at_k():
+    def row(*said: str) -> dict:
+        return {"solutions": [{**solution("sampled", v), "extracted": v} for v in said]}
+
+    rows = [row("correct", "incorrect", "incorrect"), row("correct", "correct", "no_answer"), row(*["incorrect"] * 3)]
+    sampled = summarize(EvaluateParams(model="m", greedy=False, samples=3), iter(rows))["sampled"]
+    assert sampled["accuracy"] == pytest.approx(3 / 9)
+    assert {k: s["mean"] for k, s in sampled["pass_at"].items()} == {
+        "1": pytest.approx(1 / 3),
+        "2": pytest.approx((2 / 3 + 1) / 3),
+        "3": pytest.approx(2 / 3),
+    }
+    assert (sampled["maj_at"]["3"]["mean"], sampled["share_no_answer"]) == (pytest.approx(1 / 3), pytest.approx(1 / 9))
+    assert ks(1) == [1]
+    assert ks(8) == [1, 2, 4, 8]
+    assert ks(6) == [1, 2, 4, 6]

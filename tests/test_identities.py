@@ -28,6 +28,7 @@ stages:
   score_trajectories: {uses: score_trajectories, input: scored_before, student: student}
   verify_answers: {uses: verify_answers, input: sample_branches}
   train_sft: {uses: train_sft, input: verify_answers, model: student}
+  find_overlaps: {uses: find_overlaps, input: load_problems, against: {stage: verify_answers}}
   evaluate: {uses: evaluate, input: load_problems, model: learned}
   again: {uses: evaluate, input: load_problems, model: student}
   compare: {uses: compare, input: [evaluate, again], baseline: again}
@@ -37,9 +38,14 @@ GOLDEN = {
     "load_problems": "01c6d7d72f740013",
     "sample_branches": "1167609d5bcd7b43",
     "score_trajectories": "6267d5a26dd622f2",
-    "verify_answers": "7d33adb2e54037fb",
+    "verify_answers": "a2e22160e756caba",
     "train_sft": "7c1e62ab25130caa",
-    "evaluate": "76d8942e6d2a2a6d",
+    "find_overlaps": "77e4bbcff01ea735",
+    "evaluate": "9ffb06e49bb1f500",
+    "compare": "f68420958174649f",
+    "train_sft": "7c1e62ab25130caa",
+    "find_overlaps": "77e4bbcff01ea735",
+    "evaluate": "9ffb06e49bb1f500",
     "compare": "f68420958174649f",
     "push_dataset": "fcf5caebeaeadc0f",
 }
@@ -61,7 +67,7 @@ def test_fingerprints_are_what_they_were(identities: Identities, kind: str) -> N
 
 def test_an_identity_says_only_what_differs_from_the_defaults(identities: Identities) -> None:
     said = identities.stage(identities.document.stages["verify_answers"])
-    assert said == {"kind": "verify_answers", "version": 1, "params": {}}
+    assert said == {"kind": "verify_answers", "version": 2, "params": {}}
 
 
 def test_the_student_that_judges_is_part_of_the_data(identities: Identities) -> None:

@@ -34,27 +34,39 @@ def test_results_come_back_in_any_event_loop(workers):
     assert call(workers, "add", "ä\n", "\u2028") == "ä\n\u2028"
 
 
-@pytest.mark.parametrize("name", ["spin", "swallow_everything"])
-def test_the_deadline_is_a_kill_and_others_are_unharmed(workers, name):
+@pytest.mark.parametrize(("name", "timeout_s"), [("spin", 1), ("swallow_everything", 0.2)])
+def test_the_deadline_is_a_kill_and_others_are_unharmed(workers, name, timeout_s):
     async def both():
-        began = time.monotonic()
-        hung = asyncio.create_task(workers.call(CALLS + name, timeout_s=1))
-        await asyncio.sleep(0.2)
+        hung = asyncio.create_task(workers.call(CALLS + name, timeout_s=timeout_s))
+        await asyncio.sleep(0.1)
         other = await workers.call(CALLS + "add", 1, 2, timeout_s=20)
-        with pytest.raises(TimeoutError, match="no result within 1 s"):
+        with pytest.raises(TimeoutError, match=f"no result within {timeout_s} s"):
             await hung
-        return other, time.monotonic() - began
+        return other
 
     call(workers, "add", 0, 0)
     asyncio.run(_warm(workers))
-    other, took = asyncio.run(both())
-    assert other == 3
-    assert 1 <= took < 2.5
+    assert asyncio.run(both()) == 3
     assert call(workers, "add", 2, 2) == 4
 
 
 async def _warm(workers: Workers) -> None:
     await asyncio.gather(*(workers.call("time:sleep", 0.2, timeout_s=20) for _ in range(2)))
+
+
+def test_calls_that_take_long_step_aside_and_do_not_hold_up_those_behind_them():
+    pool = Workers(1)
+
+    async def crowd():
+        slow = [asyncio.create_task(pool.call(CALLS + "spin", timeout_s=600)) for _ in range(3)]
+        await asyncio.sleep(0)
+        said = await asyncio.gather(*(pool.call(CALLS + "add", i, 1, timeout_s=60) for i in range(5)))
+        waiting = sum(not task.done() for task in slow)
+        await asyncio.to_thread(pool.close)
+        await asyncio.gather(*slow, return_exceptions=True)
+        return said, waiting
+
+    assert asyncio.run(crowd()) == ([1, 2, 3, 4, 5], 3)
 
 
 def test_an_error_inside_is_the_rows_error(workers):

@@ -4,6 +4,7 @@ from ssd_pipeline.stage import Stage
 from ssd_pipeline.stages import (
     compare,
     evaluate,
+    find_overlaps,
     load_problems,
     push_dataset,
     sample_branches,
@@ -14,6 +15,7 @@ from ssd_pipeline.stages import (
 
 KINDS: dict[str, Stage] = {
     "load_problems": load_problems.STAGE,
+    "find_overlaps": find_overlaps.STAGE,
     "sample_branches": sample_branches.STAGE,
     "score_trajectories": score_trajectories.STAGE,
     "verify_answers": verify_answers.STAGE,

@@ -8,13 +8,16 @@ says. This file knows neither how a model is run nor how answers are compared.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import asdict, dataclass, field
+from math import comb
+from statistics import fmean, median
 from typing import Any, Literal
 
 from pydantic import Field
 
+from ssd_pipeline.equality import alike
 from ssd_pipeline.errors import RowError
 from ssd_pipeline.intervals import clustered
 from ssd_pipeline.options import Draws
@@ -147,6 +150,57 @@ class Score:
         }
 
 
+@dataclass
+class Several:
+    """What several solutions of a problem are worth together: pass@k, maj@k, and how long they are."""
+
+    passed: dict[int, list[float]]
+    voted: list[float] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, solutions: Sequence[Row]) -> None:
+        """One more problem; solutions that could not be judged are left out."""
+        self.lengths += [s["tokens"] for s in solutions]
+        judged = [s for s in solutions if s["verdict"] != Verdict.error]
+        if judged:
+            correct = sum(s["verdict"] == Verdict.correct for s in judged)
+            for k, shares in self.passed.items():
+                shares.append(pass_at(min(k, len(judged)), correct, len(judged)))
+            self.voted.append(majority(judged))
+
+    def summary(self) -> dict[str, Any]:
+        """Shares with 95% intervals by k, and the median and the longest length; null without a judged solution."""
+        longest = max(self.passed)
+        return {
+            "pass_at": {str(k): _share(shares) for k, shares in self.passed.items()},
+            "maj_at": {str(longest): _share(self.voted)},
+            "tokens_median": median(self.lengths) if self.lengths else None,
+            "tokens_longest": max(self.lengths, default=None),
+        }
+
+
+def _share(means: Sequence[float]) -> dict[str, float] | None:
+    return asdict(clustered(means, len(means))) if means else None
+
+
+def pass_at(k: int, correct: int, count: int) -> float:
+    """The chance that one of k solutions, drawn without replacement from `count` of which `correct` are, is correct:
+    1 - C(count - correct, k) / C(count, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1)."""
+    return 1 - comb(count - correct, k) / comb(count, k)
+
+
+def majority(judged: Sequence[Row]) -> float:
+    """1 if the answer that most solutions state is correct, 0 if not, and between them for a tie; no answer is no vote.
+
+    All correct answers are one; others are told apart by how they are written, numbers by their value.
+    """
+    votes = Counter(
+        True if s["verdict"] == Verdict.correct else alike(s["extracted"]) for s in judged if s["extracted"] is not None
+    )
+    most = [answer for answer, count in votes.items() if count == max(votes.values())]
+    return (True in most) / len(most) if most else 0.0
+
+
 def share_correct(solutions: Sequence[Row]) -> float | None:
     """The share of correct solutions among those that could be judged; None if none could."""
     judged = [s["verdict"] == Verdict.correct for s in solutions if s["verdict"] != Verdict.error]
@@ -154,21 +208,37 @@ def share_correct(solutions: Sequence[Row]) -> float | None:
 
 
 def summarize(params: EvaluateParams, rows: Iterator[Row]) -> Summary:
-    """One entry per mode; see Score.summary. A problem without solutions counts as an error of each mode."""
-    asked = {"greedy": params.greedy, "sampled": params.samples > 0}
-    scores = {mode: Score([]) for mode, wanted in asked.items() if wanted}
+    """One entry per mode; see Score.summary (with k samples its accuracy is avg@k) and Several.summary. A problem
+    without solutions counts as an error of each mode."""
+    asked = {"greedy": int(params.greedy), "sampled": params.samples}
+    scores = {mode: Score([]) for mode, samples in asked.items() if samples}
+    several = {mode: Several({k: [] for k in ks(samples)}) for mode, samples in asked.items() if samples}
     for row in rows:
         for mode, score in scores.items():
             if row["solutions"] is None:
                 score.errors += 1
             else:
-                score.add([s for s in row["solutions"] if s["mode"] == mode])
-    return {mode: score.summary() for mode, score in scores.items()}
+                solutions = [s for s in row["solutions"] if s["mode"] == mode]
+                score.add(solutions)
+                several[mode].add(solutions)
+    return {
+        mode: {
+            **score.summary(),
+            "share_no_answer": score.no_answer / score.solutions if score.solutions else None,
+            **several[mode].summary(),
+        }
+        for mode, score in scores.items()
+    }
+
+
+def ks(samples: int) -> list[int]:
+    """The powers of two up to `samples`, and `samples` itself."""
+    return [*(2**i for i in range(samples.bit_length()) if 2**i < samples), samples]
 
 
 STAGE = RowStage(
     "evaluate",
-    version=1,
+    version=2,
     params=EvaluateParams,
     reads=lambda params: ("problem", "answer", "error"),
     optional=lambda params: ("error",),
