@@ -47,7 +47,13 @@ class Inputs:
             raise StoreError(f"the output of {name} is gone: run the same command again")
         return self._plan.store.verified(found)
 
-    def open(self, name: str, where: dict[str, tuple[Any, ...]] | None = None, weight: float = 1.0) -> Input:
+    def open(
+        self,
+        name: str,
+        where: dict[str, tuple[Any, ...]] | None = None,
+        weight: float = 1.0,
+        above: tuple[int, ...] = (),
+    ) -> Input:
         """An input as a stage reads it."""
         found = self.artifact(name)
 
@@ -62,12 +68,14 @@ class Inputs:
         if where:
             digest = digest_of({"digest": digest, "where": {k: sorted(v, key=repr) for k, v in where.items()}})
         kind = self._plan.stages[name].kind
-        return Input(name, kind, found.address, found.data, found.record, weight, read, digest)
+        return Input(name, kind, found.address, found.data, found.record, weight, read, digest, above)
 
     def of(self, definition: StageDef) -> list[Input]:
         """All inputs of a stage, in order."""
         weights = definition.weights or (1.0,) * len(definition.inputs)
-        return [self.open(n, definition.where, w) for n, w in zip(definition.inputs, weights, strict=True)]
+        above = definition.above or ((),) * len(definition.inputs)
+        every = zip(definition.inputs, weights, above, strict=True)
+        return [self.open(name, definition.where, weight, places) for name, weight, places in every]
 
     def model(self, name: str) -> Model:
         """A model of the recipe with its adapters found, lowest first."""
