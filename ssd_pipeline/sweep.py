@@ -93,7 +93,8 @@ def _axis(name: str, node: Node, tree: Node, variants: Mapping[str, Node], repor
         report.add(node.at, key, "a list of values is wanted, one at least")
         return []
     of_recipe = path in (("seed",), ("prompt",)) or (path[0] in ("models", "stages") and len(path) > 1)
-    if not of_recipe and not any(isinstance(v.value, str) and v.value in variants for v in node.value):
+    named = any(isinstance(v.value, str) and v.value in variants for v in node.value)
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or not (of_recipe or named):
         hint = nearest(name, ("seed", "prompt"), "Keys that can are")
         report.add(at, key, f"cannot be swept. {hint} Also: models.NAME.KEY, stages.NAME.KEY, names of `variants`")
         return []
@@ -135,4 +136,13 @@ def _putting(path: Key, value: Node, key_at: Position) -> Change:
 
 
 def _merging(part: Node) -> Change:
-    return lambda tree: merge(tree, part)
+    """What was said with `--set` holds in every variant."""
+
+    def change(tree: Node) -> Node:
+        merged = merge(tree, part)
+        for key, node in tree.walk():
+            if key and node.at.file.startswith("--set ") and no_way(merged, key) is None:
+                merged = put(merged, key, node)
+        return merged
+
+    return change

@@ -614,8 +614,8 @@ CASES: list[tuple[str, str, list[str]]] = [
     ("40 no part", swept("{§stages..x: [1]}"), ["sweep.stages..x: is no key: write stages.NAME.KEY"]),
     ("40 top key", swept("{§sed: [1]}"), ["sweep.sed: cannot be swept. Did you mean `seed`? Also: models.NAME.KEY"]),
     *[
-        (f"40 {key}", swept(f"{{§{key}: [1, 2]}}"), [f"sweep.{key}: cannot be swept. "])
-        for key in ("runtime", "runtime.rows_in_flight", "name", "extends", "stages", "sweep")
+        (f"40 {key}", swept(f"{{§{key}: [1, 2]}}"), ["sweep.{}: cannot be swept. ".format(key.strip('"'))])
+        for key in ("runtime", "runtime.rows_in_flight", "name", "extends", "stages", "sweep", '"stages.g.where.a,b"')
     ],
     (
         "40 too many",

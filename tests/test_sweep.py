@@ -39,6 +39,7 @@ stages:
 variants:
   gen: {}
   kd: {stages: {grown: {branches: 1, student: null, accept: null}}}
+  many: {stages: {grown: {branches: 16}}}
   unfiltered: {stages: {adapter: {where: null}}}
   b: {models: {t: {repo: a/other}}}
 """
@@ -130,6 +131,8 @@ def test_the_command_line_changes_a_sweep_or_ends_it_but_does_not_lose_against_i
     for lost in ("seed=3", "stages.grown.branches=3"):
         with pytest.raises(UserErrors, match="the recipe sweeps it"):
             swept(sweep, lost)
+    held = swept("{arm: [gen, many]}", "stages.grown.branches=3")
+    assert [held.stages[n].params.branches for n in held.stages if "grown" in n] == [3], "the same in every variant"
     assert swept(sweep, "stages.cold.learning_rate=0.5").stages["cold[seed=1]"].params.learning_rate == 0.5
 
 
