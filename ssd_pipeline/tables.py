@@ -83,11 +83,13 @@ def without_seed(name: str) -> str:
 
 
 def _accuracy(row: Event) -> dict[str, str]:
-    """Of several runs with the interval, which no other table has; symmetrical but for a cut at 0 or 100."""
-    several = row["runs"] > 1 and row["accuracy"] is not None
-    half = max(row["high"] - row["accuracy"], row["accuracy"] - row["low"]) if several else None
-    shown = f"{percent(row['accuracy'])} ± {percent(half)}" if several else percent(row["accuracy"])
-    return {"mode": row["mode"], "runs": str(row["runs"]) if several else "", "accuracy %": shown}
+    """With its interval, which is symmetrical for several runs, but for a cut at 0 or 100."""
+    share, low, high = row["accuracy"], row["low"], row["high"]
+    shown = percent(share)
+    if share is not None:
+        several = row["runs"] > 1
+        shown += f" ± {percent(max(high - share, share - low))}" if several else f" ({percent(low)} to {percent(high)})"
+    return {"mode": row["mode"], "runs": str(row["runs"]) if row["runs"] > 1 else "", "accuracy % (95%)": shown}
 
 
 def _difference(row: Event) -> str:

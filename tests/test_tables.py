@@ -27,9 +27,9 @@ ROW = {
 def test_columns_in_which_nothing_is_said_are_left_out() -> None:
     better = {**ROW, "position": 1, "difference": 0.25, "p": 0.25, "better": 3, "worse": 0}
     assert comparison([ROW, better], ["before", "after"], ["before"]) == [
-        ["comparison", "mode", "accuracy %", "minus baseline (95%)", "p", "better", "worse", "problems"],
-        ["before", "greedy", "50.0", "", "", "", "", "300"],
-        ["after", "greedy", "50.0", "+25.0", "0.25", "3", "0", "300"],
+        ["comparison", "mode", "accuracy % (95%)", "minus baseline (95%)", "p", "better", "worse", "problems"],
+        ["before", "greedy", "50.0 (40.0 to 60.0)", "", "", "", "", "300"],
+        ["after", "greedy", "50.0 (40.0 to 60.0)", "+25.0", "0.25", "3", "0", "300"],
     ]
 
 
@@ -46,7 +46,7 @@ def test_a_sweep_has_one_line_for_all_seeds_a_column_for_each_baseline_and_the_d
     told = comparison([row, paired], ["scores[arm=gen,seed=1]"], ["scores[arm=kd]", "before"])
     assert told == [
         [
-            *("comparison", "mode", "runs", "accuracy %", "minus before", "problems"),
+            *("comparison", "mode", "runs", "accuracy % (95%)", "minus before", "problems"),
             *("bought", "kept", "length", "correct %", "perplexity"),
         ],
         [
