@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import asdict
@@ -24,11 +24,11 @@ from typing import Any
 
 from ssd_pipeline.contexts import Inputs, Pool, RowWork, StageWork
 from ssd_pipeline.errors import RunError, StoreError
-from ssd_pipeline.events import Listen, finished_event, paid_of
+from ssd_pipeline.events import Listen, finished_event
 from ssd_pipeline.isolated import Workers
-from ssd_pipeline.planner import Plan, fingerprint
+from ssd_pipeline.planner import Plan, fingerprint, price_of
 from ssd_pipeline.recipe import StageDef
-from ssd_pipeline.records import Row, Spend, arrow_schema, columns
+from ssd_pipeline.records import Paid, Row, Spend, arrow_schema, columns
 from ssd_pipeline.rows import Driver, Keyed, Tally, adopt, finished_rows, row_keys
 from ssd_pipeline.stage import EffectStage, Input, RowStage, WholeStage
 from ssd_pipeline.store import artifact, durable
@@ -80,23 +80,23 @@ class StageRun:
     def _made_meanwhile(self) -> bool:
         made = isinstance(self.plan.store.find(str(self.planned.address), self.planned.key), Artifact)
         if made:
-            self._finished(0, Spend())
+            self._finished(0, Paid())
         return made
 
-    def _finished(self, computed: int, paid: Spend) -> None:
+    def _finished(self, computed: int, paid: Paid) -> None:
         self.plan.refresh()
         self.plan.resolver.remember(self.name, self.plan.stages[self.name])
         self.listen(finished_event(self.plan, self.name, self.began, computed=computed, paid=paid))
 
     # ------------------------------------------------------------------------------------------- row stages
 
-    def _rows(self, kind: RowStage) -> tuple[int, Spend]:
+    def _rows(self, kind: RowStage) -> tuple[int, Paid]:
         inputs = self.inputs.of(self.definition)
         params = self.definition.params
         reads = list(dict.fromkeys([*kind.reads(params), *kind.seeded_by]))
         have = set(input_schema(inputs).names)
         keyed = row_keys(self.fingerprint, kind, params, chained(inputs, [n for n in reads if n in have]))
-        journal = self.plan.store.journal(self.fingerprint)
+        journal = self.plan.store.journal(self.fingerprint, {c.name for c in columns(kind.adds)})
         tally = Tally(total=len(keyed))
         try:
             self._adopt(kind, journal, {k.key for k in keyed})
@@ -186,7 +186,7 @@ class StageRun:
                 "computed": tally.computed,
                 "fates": dict(tally.fates),
                 "spend": asdict(tally.spend),
-                "paid": paid_of(tally.paid),
+                "paid": asdict(tally.paid),
             }
         )
 
@@ -217,12 +217,18 @@ class StageRun:
                 "fates": dict(fates),
                 "errors": dict(errors.most_common(3)),
                 "spend": asdict(spend),
-                "paid": paid_of(tally.paid),
+                "paid": asdict(tally.paid),
+                "cost": self._cost(spend),
                 "computed": tally.computed,
                 "served": served,
                 "summary": dict(kind.summarize(self.definition.params, rows)) if kind.summarize else {},
             }
             self._commit(staging, tables, measured, told)
+
+    def _cost(self, spend: Spend) -> dict[str, float] | None:
+        """What the rows' tokens cost, prompts left out, as if all had been bought now."""
+        price = price_of(self.plan.document, self.definition)
+        return {k: price.of(v) for k, v in asdict(spend).items() if k != "scored"} if price else None
 
     @contextmanager
     def _staging(self) -> Iterator[Path]:
@@ -244,10 +250,13 @@ class StageRun:
         def progress(done: int, total: int | None) -> None:
             self.listen({"event": "progress", "stage": self.name, "done": done, "total": total, "spend": {}})
 
-        seed, take = self.definition.seed or 0, self.planned.take
-        return StageWork(self.inputs, self.definition, seed, take, inputs, out, work, measured, progress)
+        def write(schema: Any, rows: Iterable[Row]) -> dict[str, Any]:
+            return artifact.write_table(out, "rows", schema, rows, measured)
 
-    def _whole(self, kind: WholeStage) -> tuple[int, Spend]:
+        seed, take = self.definition.seed or 0, self.planned.take
+        return StageWork(self.inputs, self.definition, seed, take, inputs, out, work, write, progress)
+
+    def _whole(self, kind: WholeStage) -> tuple[int, Paid]:
         key = str(self.planned.key)
         measured = {c.name for c in columns(kind.adds) if c.measured} if kind.adds else set()
         inputs, kept = self.inputs.of(self.definition), self.plan.store.work(key)
@@ -256,7 +265,7 @@ class StageRun:
             summary = dict(kind.run(self.definition.params, work))
             self._commit(staging, work.tables, measured, {"summary": summary})
         self.plan.store.drop_work(key)
-        return work.tables.get("rows", {}).get("rows", 0), Spend()
+        return work.tables.get("rows", {}).get("rows", 0), Paid()
 
     def _effect(self, kind: EffectStage) -> None:
         inputs = self.inputs.of(self.definition)
@@ -267,7 +276,7 @@ class StageRun:
             work = self._work(inputs, Path(), self.plan.store.work(key), frozenset())
             summary = dict(kind.run(self.definition.params, work))
             self.plan.store.drop_work(key)
-        event = finished_event(self.plan, self.name, self.began, computed=0 if already else 1, paid=Spend())
+        event = finished_event(self.plan, self.name, self.began, computed=0 if already else 1, paid=Paid())
         self.listen({**event, "reused": int(already), "summary": summary})
 
     def _commit(self, staging: Path, tables: dict[str, Any], measured: set[str], more: dict[str, Any]) -> None:

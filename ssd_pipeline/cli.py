@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ssd_pipeline.errors import Interrupted, RunError, UserErrors
-from ssd_pipeline.planner import Choice, Plan
+from ssd_pipeline.planner import Choice, Plan, most_cost
 from ssd_pipeline.planner import plan as make_plan
 from ssd_pipeline.runner import run as run_plan
 from ssd_pipeline.screen import Screen, clean
@@ -69,9 +69,28 @@ def run_command(
 
 
 @app.command("plan")
-def plan_command(recipe: Recipe, sets: Sets = None, refresh: Refresh = False, as_json: Json = False) -> None:
+def plan_command(
+    recipe: Recipe,
+    sets: Sets = None,
+    refresh: Refresh = False,
+    show_prompt: Annotated[bool, typer.Option("--show-prompt", help="print what each model is asked first")] = False,
+    as_json: Json = False,
+) -> None:
     """Show what a run would do, and why; the same as run --dry-run."""
-    run_command(recipe, sets=sets, refresh=refresh, dry_run=True, as_json=as_json)
+
+    def work() -> None:
+        planned = make_plan(recipe, KINDS, sets=sets or (), choice=Choice(refresh=refresh))
+        tell_plan(planned, as_json=as_json, dry_run=True)
+        if show_prompt:
+            looking().tell_prompts(planned, emit if as_json else None)
+
+    ending(work, as_json=as_json)
+
+
+@app.command("doctor")
+def doctor_command(recipe: Recipe, sets: Sets = None) -> None:
+    """Try everything that a recipe needs, with a few tokens, and say what will not work."""
+    ending(lambda: looking().tell_health(recipe, KINDS, sets or ()), as_json=False)
 
 
 @app.command("schema")
@@ -91,7 +110,7 @@ def ls_command() -> None:
 @app.command("show")
 def show_command(address: Address, rows: Annotated[int, typer.Option(help="how many first rows", min=0)] = 1) -> None:
     """Show an artifact: its record and first rows, as JSON."""
-    ending(lambda: looking().show_artifact(address, rows), as_json=False)
+    ending(lambda: looking().show_artifact(address, rows, KINDS), as_json=False)
 
 
 @app.command("why")
@@ -154,7 +173,8 @@ def tell_plan(planned: Plan, *, as_json: bool, dry_run: bool) -> None:
     for name in planned.order:
         stage = planned.stages[name]
         says = {"stage": name, "kind": stage.kind, "address": stage.address, "status": stage.status, "why": stage.why}
-        emit({"event": "plan", **says, "rows": stage.rows, "most_tokens": stage.most_tokens})
+        most = {"most_tokens": stage.most_tokens, "most_cost": most_cost(planned, name)}
+        emit({"event": "plan", **says, "rows": stage.rows, **most})
 
 
 def execute(planned: Plan, *, as_json: bool) -> None:

@@ -20,7 +20,7 @@ from ssd_pipeline.isolated import Workers
 from ssd_pipeline.planner import Plan
 from ssd_pipeline.recipe import ModelDef, StageDef
 from ssd_pipeline.recorded import RecordedSampler, RecordedScorer
-from ssd_pipeline.records import Row, Spend
+from ssd_pipeline.records import Paid, Row, Spend
 from ssd_pipeline.stage import HubMark, Input, Model, Prompts, Sampler, Scorer, StageRef, marked
 from ssd_pipeline.store import artifact
 from ssd_pipeline.store.identity import digest_of
@@ -77,13 +77,13 @@ class Inputs:
         every = zip(definition.inputs, weights, above, strict=True)
         return [self.open(name, definition.where, weight, places) for name, weight, places in every]
 
-    def model(self, name: str) -> Model:
-        """A model of the recipe with its adapters found, lowest first."""
+    def model(self, name: str, *, adapters: bool = True) -> Model:
+        """A model of the recipe with its adapters found, lowest first; or without them."""
         definition = self._plan.document.models[name]
         root = definition
-        adapters: list[Path] = []
+        folders: list[Path] = []
         while True:
-            adapters = [*self._adapter(root), *adapters]
+            folders = [*(self._adapter(root) if adapters else ()), *folders]
             if root.base is None:
                 break
             root = self._plan.document.models[root.base]
@@ -94,7 +94,7 @@ class Inputs:
             revision=commit("model", root.repo, root.revision or "main") if root.repo else None,
             path=root.path,
             dtype=definition.dtype if definition.dtype != "auto" else root.dtype,
-            adapters=tuple(adapters),
+            adapters=tuple(folders),
             format=definition.format,
             trust_remote_code=root.trust_remote_code,
             runtime=definition.runtime,
@@ -134,7 +134,7 @@ class Pool:
     inputs: Inputs
     workers: Workers
     replies: Replies
-    paid: Callable[[Spend], None]
+    paid: Callable[[Paid], None]
     tell: Callable[[str], None]
     _open: dict[tuple[str, str], asyncio.Future[Any]] = field(default_factory=dict)
 
@@ -150,7 +150,9 @@ class Pool:
         weights = self.inputs.weights(model.name)
         if opener is models.open_sampler:
             await self._connected(opened, model)
-            return RecordedSampler(opened, self.replies, weights, self.paid)
+            price = model.runtime.price
+            metered = {"meter": await asyncio.to_thread(models.open_meter, model)} if price and price.prompt else {}
+            return RecordedSampler(opened, self.replies, weights, self.paid, price, **metered)
         if opener is models.open_scorer:
             return RecordedScorer(opened, self.replies, weights, self.paid)
         return opened
@@ -228,7 +230,7 @@ class StageWork:
     inputs: Sequence[Input]
     out: Path
     work: Path
-    measured: frozenset[str]
+    write: Callable[[pa.Schema, Iterable[Row]], dict[str, Any]]
     on_progress: Callable[[int, int | None], None]
     tables: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -245,5 +247,5 @@ class StageWork:
         self.on_progress(done, total)
 
     def write_rows(self, schema: pa.Schema, rows: Iterable[Row]) -> int:
-        self.tables["rows"] = artifact.write_table(self.out, "rows", schema, rows, self.measured)
+        self.tables["rows"] = self.write(schema, rows)
         return int(self.tables["rows"]["rows"])

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ssd_pipeline.planner import Plan, Planned
+from ssd_pipeline.planner import Plan, Planned, most_cost
 from ssd_pipeline.runner import needed
 from ssd_pipeline.screen import Screen, clean
 from ssd_pipeline.tables import added, amount, comparison, folded, percent
@@ -20,6 +20,11 @@ LINE_SECONDS = 10.0
 MANY = 60  # stages from which on the instances of a sweep share a line; events tell of each
 WIDE = 118  # columns from which on whole addresses fit beside everything else
 STYLES = {"hit": "green", "remote": "cyan", "miss": "yellow", "waits": "yellow", "effect": "magenta"}
+
+
+def price_text(cost: float) -> str:
+    """A cost for reading, in the currency of the recipe's prices: 1,234.50, 0.0123."""
+    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3g}"
 
 
 class Display:
@@ -38,6 +43,16 @@ class Display:
         rows = [self._plan_row(name, self._plan.stages[name]) for name in self._plan.order]
         lines = folded(rows) if len(rows) > MANY else rows
         self._screen.table(("stage", "kind", "plan", "rows", "tokens", "why"), lines, right=("rows", "tokens"))
+        self._most_cost()
+
+    def _most_cost(self) -> None:
+        """What the run costs at most, where prices are known; a bound, and never less than what comes."""
+        bounds = {n: most_cost(self._plan, n) for n in self._plan.order if n in self._needed}
+        known = {n: bound for n, bound in bounds.items() if bound}
+        if known:
+            each = ", ".join(f"{clean(n)} {price_text(bound)}" for n, bound in known.items())
+            says = f"sampled tokens cost at most {price_text(sum(known.values()))} ({each})"
+            self._screen.line(f"{says}: a bound, every branch at its longest; what prompts cost comes on top")
 
     def _plan_row(self, name: str, stage: Planned) -> tuple[str, ...]:
         says = {"hit": "cached", "remote": "on the Hub", "miss": "runs", "waits": "runs", "effect": "runs"}
@@ -114,6 +129,8 @@ class Display:
             parts.append(f"{amount(spend['bought'])} tokens")
             if spend["pruned"]:
                 parts.append(f"{percent(spend['pruned'] / (spend['kept'] + spend['pruned']))}% pruned")
+        if (event.get("paid") or {}).get("cost"):
+            parts.append(f"cost {price_text(event['paid']['cost'])}")
         return ", ".join(parts)
 
     def _say(self, text: str) -> None:
@@ -146,6 +163,8 @@ class Display:
         done = sum(1 for e in self._finished if e["computed"])
         paid = sum(e["paid"]["bought"] for e in self._finished if e["kind"] == "sample_branches")
         bought = f", {amount(paid)} teacher tokens paid for" if paid else ""
+        costs = [e["paid"]["cost"] for e in self._finished if e["paid"]["cost"] is not None]
+        bought += f", cost {price_text(sum(costs))}" if costs else ""
         cached = f"{len(self._finished) - done} of {len(self._finished)} stages cached"
         self._screen.line(f"\n{cached}{bought}, {seconds:.1f} s")
 

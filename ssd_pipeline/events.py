@@ -11,12 +11,12 @@ from dataclasses import asdict
 from typing import Any
 
 from ssd_pipeline.planner import Plan
-from ssd_pipeline.records import Spend
+from ssd_pipeline.records import Paid, Spend
 
 Listen = Callable[[dict[str, Any]], None]
 
 
-def finished_event(plan: Plan, name: str, began: float, *, computed: int, paid: Spend) -> dict[str, Any]:
+def finished_event(plan: Plan, name: str, began: float, *, computed: int, paid: Paid) -> dict[str, Any]:
     """`stage_finished` for a stage whose artifact is there."""
     found = plan.stages[name].found
     record = found.record if found else {}
@@ -33,12 +33,7 @@ def finished_event(plan: Plan, name: str, began: float, *, computed: int, paid: 
         "fates": record.get("fates", {}),
         "errors": record.get("errors", {}),
         "spend": record.get("spend", asdict(Spend())),
-        "paid": paid_of(paid),
+        "paid": asdict(paid),
         "summary": record.get("summary", {}),
         "seconds": round(time.monotonic() - began, 3),
     }
-
-
-def paid_of(spend: Spend) -> dict[str, int]:
-    """What this run itself bought of the teacher and had scored by the student."""
-    return {"bought": spend.bought, "scored": spend.scored}

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from ssd_pipeline.names import selects
 from ssd_pipeline.recipe import Document, ModelDef, StageDef
@@ -143,6 +144,9 @@ def differences(old: Any, new: Any, defaults: Any = None, path: str = "") -> lis
         return lines
     if old == new:
         return []
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True), 1)
+        return [line for place, (was, now) in pairs for line in differences(was, now, None, f"{path} #{place}")]
     return [f"{path} {_short(old)} -> {_short(new)}"]
 
 
@@ -154,9 +158,44 @@ def defaults_of(kind: Stage) -> dict[str, Any]:
     return {"params": json.loads(canonical(said))}  # tuples as lists, as in a record
 
 
+def left_at_default(params: type[Params], said: dict[str, Any]) -> dict[str, Any]:
+    """The parameters that an identity leaves out because they stand at their default; `said`: those that it holds."""
+    found: dict[str, Any] = {}
+    for name, info in params.model_fields.items():
+        if name not in said and not info.is_required():
+            value = info.get_default(call_default_factory=True)
+            found[name] = value.model_dump(mode="json") if isinstance(value, Params) else value
+        elif isinstance(said.get(name), dict):
+            inner = [t for t in (info.annotation, *get_args(info.annotation)) if _is_params(t)]
+            below = left_at_default(inner[0], said[name]) if len(inner) == 1 else {}
+            found |= {name: below} if below else {}
+    return found
+
+
+def _is_params(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Params)
+
+
 def _short(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+    text = _said(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _said(value: Any) -> str:
+    """Plain data in words: digests by their first digits, no brackets but around lists."""
+    match value:
+        case None:
+            return "none"
+        case dict():
+            return ", ".join(f"{key} {_said(inner)}" for key, inner in value.items()) or "nothing"
+        case list() | tuple():
+            return f"[{'; '.join(map(_said, value))}]"
+        case str():
+            if re.fullmatch(r"[0-9a-f]{40,}", value):
+                return value[:12]
+            return value if value.isprintable() and value.strip() else json.dumps(value)
+        case _:
+            return json.dumps(value)
 
 
 def _put(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:

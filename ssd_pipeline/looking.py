@@ -1,4 +1,5 @@
-"""What `ssd ls`, `show`, `why`, `verify`, `gc`, `rm` and `pull` print: the store, looked at from outside a run.
+"""What `ssd ls`, `show`, `why`, `verify`, `gc`, `rm`, `pull` and `doctor` print: a store and a recipe, looked at from
+outside a run.
 
 These are the bodies of commands that cli.py declares; like it, they print data to stdout and raise for everything that
 should end in a message. This file does not know argv or exit statuses.
@@ -8,12 +9,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
+from typing import Any
 
 from ssd_pipeline.errors import RunError, user_error
+from ssd_pipeline.identities import left_at_default
 from ssd_pipeline.planner import Plan, named
 from ssd_pipeline.published import pull
 from ssd_pipeline.screen import Screen, clean
+from ssd_pipeline.stage import Stage
 from ssd_pipeline.store.artifact import read_rows
 from ssd_pipeline.store.local import Artifact, Store
 from ssd_pipeline.tables import amount
@@ -51,17 +57,48 @@ def tell_why(planned: Plan, stage: str) -> None:
 def _tell_why(planned: Plan, name: str) -> None:
     nearest, lines = why(planned, name)
     stage = planned.stages[name]
-    print(f"{name}: {stage.status}, {stage.why}")
+    print(f"{name}: {stage.status}, {clean(stage.why)}")
     if stage.address:
         print(f"address: {stage.address}")
     if nearest:
         print(f"nearest other artifact: {nearest}")
         for line in lines:
-            print(f"  {line}")
+            print(f"  {clean(line)}")
     elif stage.status == "waits":
         print("what it will be is known when these are made")
     else:
         print("no other artifact of this kind is in the store")
+
+
+def tell_prompts(planned: Plan, emit: Callable[[dict[str, Any]], None] | None) -> None:
+    """The first prompt of each model that is sampled, a mark before each line and everything invisible escaped.
+
+    With `emit` as events `prompt`, exact.
+    """
+    from ssd_pipeline.preview import first_prompts  # brings the engine, which looking at a store does without
+
+    for first in first_prompts(planned):
+        if emit:
+            emit({"event": "prompt", **asdict(first)})
+        elif first.prompt is None:
+            print(f"\n{first.model} in {first.stage}: no prompt yet: {clean(first.missing)}")
+        else:
+            lines = "\n| ".join(clean(first.prompt).split("\n"))
+            print(f"\n{first.model} in {first.stage}, {len(first.prompt)} characters:\n| {lines}")
+
+
+def tell_health(path: str, kinds: Mapping[str, Stage], sets: Sequence[str]) -> None:
+    """A line for each check, as soon as it is made. Raises RunError when one fails."""
+    from ssd_pipeline.doctor import examine  # as above
+
+    screen, failed, count = Screen(sys.stdout), 0, 0
+    for check in examine(path, kinds, sets):
+        count += 1
+        failed += not check.works
+        mark = screen.styled("ok   ", "green") if check.works else screen.styled("FAILS", "red")
+        screen.line(f"{mark}  {clean(' '.join(f'{check.about}: {check.says}'.split()))}")
+    if failed:
+        raise RunError(f"{failed} of {count} checks; nothing was spent but a few tokens")
 
 
 def verify_artifacts(addresses: list[str]) -> None:
@@ -109,13 +146,24 @@ def remove_artifact(address: str, *, force: bool) -> None:
     print(f"removed {whole}  {held.size / 1e6:.2f} MB")
 
 
-def show_artifact(address: str, rows: int) -> None:
-    """The record and the first rows of one artifact, as one JSON object."""
+def show_artifact(address: str, rows: int, kinds: Mapping[str, Stage]) -> None:
+    """The record, the parameters that it leaves out, and the first rows of one artifact, as one JSON object.
+
+    `defaults` is null where the artifact is of another version of its kind, whose defaults are not known any more.
+    """
     store = Store.default()
     found = store.find(whole_address(store, address))
     if not isinstance(found, Artifact):
         raise RunError(f"{address} cannot be used: {found}")
-    shown = {**found.record, "first_rows": list(islice(read_rows(found.directory), rows))}
+    identity = found.record["identity"]
+    kind = kinds.get(identity["kind"])
+    same = kind if kind and kind.version == identity["version"] else None
+    shown: dict[str, Any] = {}
+    for key, value in found.record.items():
+        shown[key] = value
+        if key == "identity":
+            shown["defaults"] = left_at_default(same.params, identity["params"]) if same else None
+    shown["first_rows"] = list(islice(read_rows(found.directory), rows))
     print(json.dumps(shown, indent=1, ensure_ascii=False))
 
 

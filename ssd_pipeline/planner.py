@@ -21,7 +21,7 @@ from ssd_pipeline.errors import HubError, user_error
 from ssd_pipeline.identities import Identities, Waiting, artifact_key, defaults_of, differences
 from ssd_pipeline.names import labels_of, selects
 from ssd_pipeline.recipe import Document, StageDef
-from ssd_pipeline.stage import EffectStage, ModelMark, RowStage, Stage, WholeStage, marked
+from ssd_pipeline.stage import EffectStage, ModelMark, Price, RowStage, Stage, WholeStage, marked
 from ssd_pipeline.store.identity import digest_of
 from ssd_pipeline.store.local import Artifact, Store
 
@@ -86,6 +86,20 @@ def plan(
     store: Store | None = None,
 ) -> Plan:
     """Read a recipe and look every stage up. Raises UserErrors with all mistakes at once."""
+    planned = unresolved(path, kinds, sets=sets, choice=choice, store=store)
+    planned.refresh()
+    return planned
+
+
+def unresolved(
+    path: str | Path,
+    kinds: Mapping[str, Stage],
+    *,
+    sets: Sequence[str] = (),
+    choice: Choice | None = None,
+    store: Store | None = None,
+) -> Plan:
+    """A plan in which nothing was looked up yet, neither here nor on the Hub. Raises UserErrors as `plan`."""
     choice, store = choice or Choice(), store or Store.default()
     document = limited(recipe.load(path, kinds, sets=sets), choice.limit)
     choice = dataclasses.replace(
@@ -98,7 +112,8 @@ def plan(
     for name in set(choice.force) - select(document, order, choice):
         raise user_error(f"{name} is not among the stages that are chosen", key="--force")
     resolver = Resolver(document, store, frozenset(choice.force), refresh=choice.refresh)
-    return Plan(document, store, choice, resolver, order, select(document, order, choice), resolver.resolve_all(order))
+    stages = {n: Planned(n, document.stages[n].kind.kind, "waits", None, "not looked up") for n in order}
+    return Plan(document, store, choice, resolver, order, select(document, order, choice), stages)
 
 
 def named(document: Document, option: str, names: Iterable[str]) -> tuple[str, ...]:
@@ -127,13 +142,14 @@ def dependencies(document: Document, name: str) -> list[str]:
         if mark is None:
             found.append(value.stage)
         elif isinstance(mark, ModelMark):
-            found += _model_stages(document, value)
+            found += model_stages(document, value)
     return list(dict.fromkeys(found))
 
 
-def _model_stages(document: Document, name: str) -> list[str]:
+def model_stages(document: Document, name: str) -> list[str]:
+    """The stages that train the adapters of a model, the lowest first."""
     definition = document.models[name]
-    below = _model_stages(document, definition.base) if definition.base else []
+    below = model_stages(document, definition.base) if definition.base else []
     return [*below, definition.adapter.stage] if definition.adapter and definition.adapter.stage else below
 
 
@@ -267,6 +283,8 @@ class Resolver:
             why = "cached" if not take else f"cached (take {take})"
             return Planned(name, definition.kind.kind, "hit", address, why, key, identity, take, found, _rows(found))
         why = f"damaged: {found}" if found else self._why(name, identity, inputs, forced=name in self._force)
+        if kept := self.store.journaled(digest_of(identity)):
+            why += f"; interrupted, {kept} row{'s are' if kept > 1 else ' is'} kept"
         rows = self._expected_rows(definition)
         return Planned(
             name, definition.kind.kind, "miss", address, why, key, identity, take, None, rows, _most(definition, rows)
@@ -353,6 +371,26 @@ def fingerprint(planned: Planned) -> str:
 
 def _rows(found: Artifact) -> int | None:
     return found.record.get("rows")
+
+
+def sampled_models(definition: StageDef) -> list[str]:
+    """The models that a row stage asks for text."""
+    if not isinstance(definition.kind, RowStage):
+        return []
+    named = [(mark, value) for _, mark, value in marked(definition.params) if isinstance(mark, ModelMark)]
+    return list(dict.fromkeys(value for mark, value in named if not mark.scores and not mark.trains))
+
+
+def price_of(document: Document, definition: StageDef) -> Price | None:
+    """What the tokens that a stage samples cost; None where nobody has said."""
+    prices = [document.models[name].runtime.price for name in sampled_models(definition)]
+    return next((price for price in prices if price), None)
+
+
+def most_cost(plan: Plan, name: str) -> float | None:
+    """An upper bound of what the tokens cost that a stage has still to sample, prompts left out; None if unknown."""
+    stage, price = plan.stages[name], price_of(plan.document, plan.document.stages[name])
+    return price.of(stage.most_tokens) if price and stage.most_tokens is not None else None
 
 
 def _most(definition: StageDef, rows: int | None) -> int | None:

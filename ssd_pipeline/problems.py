@@ -67,7 +67,7 @@ def _reference(value: Any) -> tuple[str | None, str | None]:
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool) and value == value:
-        return str(value), None
+        return (None, "the reference answer is not a finite number") if abs(value) == math.inf else (str(value), None)
     text, error = _text(value, "the reference answer")
     return (reference_answer(text) or None if text else None), error
 

@@ -15,33 +15,43 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ssd_pipeline.errors import RowError
-from ssd_pipeline.records import Spend
-from ssd_pipeline.stage import Branch, Sample, Sampler, Score, Scored, Scorer, Served
+from ssd_pipeline.records import Paid
+from ssd_pipeline.stage import Branch, Price, Sample, Sampler, Score, Scored, Scorer, Served
 from ssd_pipeline.store.replies import Replies, reply_key
 
 
 @dataclass(frozen=True)
 class RecordedSampler:
-    """`weights`: the identity of what the model computes. `paid` is told the tokens that were really sampled."""
+    """`weights`: the identity of what the model computes. `paid` is told the tokens that were really sampled.
+
+    `price` is that of the model's tokens, if it has one; `meter` counts a question's prompt tokens.
+    """
 
     sampler: Sampler
     replies: Replies
     weights: Mapping[str, Any]
-    paid: Callable[[Spend], None]
+    paid: Callable[[Paid], None]
+    price: Price | None = None
+    meter: Callable[[Sample], int] = lambda ask: 0
 
     async def sample(self, ask: Sample) -> list[Branch]:
         keys = [self._key(ask, seed) for seed in ask.seeds]
         known = [self.replies.get(key) for key in keys]
         missing = [i for i, value in enumerate(known) if value is None]
         if missing:
-            bought = await self.sampler.sample(replace(ask, seeds=tuple(ask.seeds[i] for i in missing)))
+            asked = replace(ask, seeds=tuple(ask.seeds[i] for i in missing))
+            bought = await self.sampler.sample(asked)
             for i, branch in zip(missing, bought, strict=True):
                 if ask.prompt and branch.text.startswith(ask.prompt):
                     raise RowError("the endpoint gave the prompt back with its text: it does not serve raw completions")
                 known[i] = [branch.text, branch.tokens, branch.finish]
                 self.replies.put(keys[i], known[i])
-            self.paid(Spend(bought=sum(branch.tokens for branch in bought)))
+            self._pay(sum(branch.tokens for branch in bought), self.meter(asked))
         return [Branch(*value) for value in known if value is not None]
+
+    def _pay(self, sampled: int, prompt: int) -> None:
+        cost = self.price.of(sampled, prompt) if self.price else None
+        self.paid(Paid(bought=sampled, prompt=prompt, cost=cost))
 
     def _key(self, ask: Sample, seed: int) -> str:
         return reply_key(
@@ -68,7 +78,7 @@ class RecordedScorer:
     scorer: Scorer
     replies: Replies
     weights: Mapping[str, Any]
-    paid: Callable[[Spend], None]
+    paid: Callable[[Paid], None]
 
     async def score(self, ask: Score) -> list[Scored]:
         keys = [self._key(ask, text) for text in ask.branches]
@@ -80,7 +90,7 @@ class RecordedScorer:
                 ranks = [one.ranks, one.replaced_ranks] if ask.ranks else []
                 known[i] = [_pack(one.logprobs), one.retracted, _pack(one.replaced), *ranks]
                 self.replies.put(keys[i], known[i])
-            self.paid(Spend(scored=sum(len(one.logprobs) for one in scored)))
+            self.paid(Paid(scored=sum(len(one.logprobs) for one in scored)))
         # Also what was just computed is read back from its packed form: a rerun must see the very same numbers.
         return [Scored(_unpack(v[0]), v[1], _unpack(v[2]), *map(tuple, v[3:])) for v in known if v is not None]
 

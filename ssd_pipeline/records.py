@@ -54,6 +54,26 @@ class Spend:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Paid:
+    """What a run itself bought: tokens sampled, scored, and sent as prompts (counted only where they have a price), and
+    the cost of it all; None where no model has a price."""
+
+    bought: int = 0
+    scored: int = 0
+    prompt: int = 0
+    cost: float | None = None
+
+    def __add__(self, other: Paid) -> Paid:
+        known = [cost for cost in (self.cost, other.cost) if cost is not None]
+        return Paid(
+            self.bought + other.bought,
+            self.scored + other.scored,
+            self.prompt + other.prompt,
+            sum(known) if known else None,
+        )
+
+
 def column(*, measured: bool = False, table: str | None = None) -> Any:
     """A dataclass field with marks. `measured`: outside the shown digest. `table`: a list kept as its own table."""
     return dataclasses.field(metadata={"measured": measured, "table": table})

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ssd_pipeline.errors import Interrupted, RowError, RunError, StoreError
-from ssd_pipeline.records import Row, Spend, plain
+from ssd_pipeline.records import Paid, Row, Spend, plain
 from ssd_pipeline.stage import RowContext, RowStage
 from ssd_pipeline.store.identity import canonical_row
 from ssd_pipeline.store.journal import GROUP_SECONDS, Journal
@@ -39,15 +39,15 @@ class Tally:
     reused: int = 0
     fates: Counter[str] = field(default_factory=Counter)
     spend: Spend = field(default_factory=Spend)
-    paid: Spend = field(default_factory=Spend)
+    paid: Paid = field(default_factory=Paid)
 
     def use(self, spend: Spend) -> None:
         """Count tokens that a row in work has used, bought now or before."""
         self.spend += spend
 
-    def pay(self, spend: Spend) -> None:
+    def pay(self, paid: Paid) -> None:
         """Count tokens that were really bought or scored just now."""
-        self.paid += spend
+        self.paid += paid
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from ssd_pipeline.errors import RunError, UserErrors
 from ssd_pipeline.events import Listen, finished_event
 from ssd_pipeline.planner import Plan, Planned, fingerprint
-from ssd_pipeline.records import Spend
+from ssd_pipeline.records import Paid
 
 
 def run(plan: Plan, listen: Listen = lambda event: None) -> dict[str, Planned]:
@@ -52,7 +52,7 @@ def _run(plan: Plan, listen: Listen) -> dict[str, Planned]:
         if stage.status == "hit":
             plan.store.settle(fingerprint(stage), str(stage.key))
             plan.resolver.remember(name, stage)
-            listen(finished_event(plan, name, time.monotonic(), computed=0, paid=Spend()))
+            listen(finished_event(plan, name, time.monotonic(), computed=0, paid=Paid()))
             continue
         from ssd_pipeline.building import StageRun  # only where something runs: a cached run stays light
 

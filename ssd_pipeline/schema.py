@@ -16,7 +16,7 @@ from pydantic.json_schema import models_json_schema
 
 from ssd_pipeline.checks import NAME
 from ssd_pipeline.document import HeadKeys, HubRuntime, ModelKeys, Runtime, StageKeys
-from ssd_pipeline.stage import ModelRuntime, Stage
+from ssd_pipeline.stage import ModelRuntime, Price, Stage
 from ssd_pipeline.sweep import IN_VARIANTS
 
 Schema = dict[str, Any]
@@ -25,7 +25,7 @@ _ENVIRONMENT: Schema = {"type": "string", "pattern": r"\$\{"}
 
 def recipe_schema(kinds: Mapping[str, Stage]) -> Schema:
     """A JSON Schema (2020-12) that accepts every recipe of these kinds that `recipe.load` accepts."""
-    sections: list[type[BaseModel]] = [HeadKeys, ModelKeys, StageKeys, Runtime, HubRuntime, ModelRuntime]
+    sections: list[type[BaseModel]] = [HeadKeys, ModelKeys, StageKeys, Runtime, HubRuntime, ModelRuntime, Price]
     params = {name: kind.params for name, kind in kinds.items()}
     wanted = dict.fromkeys([*sections, *params.values()])
     found, shared = models_json_schema([(cls, "validation") for cls in wanted], ref_template="#/$defs/{model}")
@@ -35,7 +35,7 @@ def recipe_schema(kinds: Mapping[str, Stage]) -> Schema:
         name = str(found[(cls, "validation")]["$ref"]).rpartition("/")[2]
         return name, defs[name]
 
-    for cls in (Runtime, HubRuntime, ModelRuntime):
+    for cls in (Runtime, HubRuntime, ModelRuntime, Price):
         properties = of(cls)[1]["properties"]
         properties |= {name: {"anyOf": [inner, _ENVIRONMENT]} for name, inner in properties.items()}
     common = of(StageKeys)[1]

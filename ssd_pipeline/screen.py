@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
@@ -41,14 +42,29 @@ class Screen:
         return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style and self.coloured else text
 
     def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-        """Rows in columns; those named in `right` are aligned to the right. Cells may be styled already."""
+        """Rows in columns; those named in `right` are aligned to the right. Cells may be styled already.
+
+        Where the columns do not fit beside each other, each row is a block: its first cell, then a line a column. The
+        last column may run over the edge, since it often holds a sentence.
+        """
         widths = [max(map(_columns, column)) for column in zip(heads, *rows, strict=True)]
+        if sum(widths[:-1]) + len(GAP) * len(widths[1:]) > self.width:
+            self._blocks(heads, rows)
+            return
         for number, row in enumerate([heads, *rows]):
             cells = []
             for head, cell, width in zip(heads, row, widths, strict=True):
                 room = " " * (width - _columns(cell))
                 cells.append(room + cell if head in right else cell + room)
             self.line(GAP.join(cells).rstrip(), "" if number else "bold")
+
+    def _blocks(self, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        wrapper = textwrap.TextWrapper(max(self.width, 12), GAP, GAP * 2, break_long_words=False)
+        for first, *others in rows:
+            self.line(first, "bold")
+            for head, cell in zip(heads[1:], others, strict=True):
+                for line in wrapper.wrap(f"{head}: {cell}") if cell else ():
+                    self.line(line)
 
 
 def _columns(text: str) -> int:

@@ -163,6 +163,17 @@ class Sampling(Params):
 # ------------------------------------------------------------------------------------------------- models
 
 
+class Price(Params):
+    """What tokens of a model cost, per million, in whatever currency; shown and recorded, never identity."""
+
+    prompt: float = Field(0, ge=0, description="per million tokens of the text that is sent")
+    sampled: float = Field(0, ge=0, description="per million tokens that come back")
+
+    def of(self, sampled: int, prompt: int = 0) -> float:
+        """The cost of so many tokens."""
+        return (sampled * self.sampled + prompt * self.prompt) / 1e6
+
+
 class ModelRuntime(Params):
     """`runtime.models.<name>`: where and how fast a model runs. Never part of an identity."""
 
@@ -176,6 +187,7 @@ class ModelRuntime(Params):
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="for local models")
     cache_gb: float = Field(8, gt=0, description="memory for KV caches of a local model")
     batch_tokens: int = Field(65_536, ge=1, description="tokens (new and cached) in one forward pass of a local model")
+    price: Price | None = Field(None, description="what its tokens cost: {prompt: 0.2, sampled: 0.6} per million")
 
 
 @dataclass(frozen=True)
@@ -469,7 +481,8 @@ class WholeStage:
 
 @dataclass(frozen=True)
 class EffectStage:
-    """Changes the outside. `done(params, inputs' digests)` says whether the outside already holds them."""
+    """Changes the outside. `done(params, inputs' digests)` says whether the outside already holds them; `ready(params)`
+    asks it beforehand whether it would let us, and gives its answer in words."""
 
     kind: str
     version: int
@@ -479,6 +492,7 @@ class EffectStage:
     reads: Callable[[Any], tuple[str, ...]] = lambda params: ()
     inputs: tuple[int, int | None] = (1, None)
     extra: str | None = None
+    ready: Callable[[Any], str] | None = None
     gives: Literal["nothing"] = "nothing"
 
 

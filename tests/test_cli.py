@@ -138,6 +138,9 @@ def test_ls_and_show(home: Path) -> None:
     assert shown["rows"] == 2
     assert json.loads(call(home, "show", address.split("-")[1][:6], command=SSD).stdout) == shown
     assert shown["first_rows"][0]["problem"] == "1+1?"
+    assert shown["identity"]["params"].keys() == {"file"}
+    assert shown["defaults"]["limit"] is None
+    assert shown["defaults"]["columns"] == {"problem": "problem", "answer": "answer"}
     for wrong in ("nope-0123", "../..", "a/b"):
         done = call(home, "show", wrong, command=SSD)
         assert done.returncode == 2

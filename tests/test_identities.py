@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ssd_pipeline import recipe
-from ssd_pipeline.identities import Identities, differences
+from ssd_pipeline.identities import Identities, differences, left_at_default
 from ssd_pipeline.stages import KINDS
 from ssd_pipeline.store.identity import digest_of
 
@@ -92,3 +92,35 @@ def test_differences_are_told_by_key() -> None:
     old = {"kind": "k", "params": {"branches": 4, "select": {"scope": "chunk"}}, "seed": 1}
     new = {"kind": "k", "params": {"branches": 8, "select": {"scope": "trajectory"}}, "seed": 1, "take": 1}
     assert differences(old, new) == ["branches 4 -> 8", "select.scope chunk -> trajectory", "take none -> 1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (
+            {"adapters": [{"content": "a" * 64}]},
+            {"adapters": [{"content": "b" * 64}]},
+            ["adapters #1.content aaaaaaaaaaaa -> bbbbbbbbbbbb"],
+        ),
+        (
+            {},
+            {"adapters": [{"repo": "o/n", "revision": "c" * 40}]},
+            ["adapters none -> [repo o/n, revision cccccccccccc]"],
+        ),
+        ({"stop": ["\n"]}, {"stop": ["\n\n", "x"]}, ['stop ["\\n"] -> ["\\n\\n"; x]']),
+        ({"greedy": True}, {"greedy": False}, ["greedy true -> false"]),
+        ({"prompt": "a\x1b\u202e"}, {"prompt": ""}, ['prompt "a\\u001b\\u202e" -> ""']),
+        ({"text": "x" * 100}, {"text": 1.5}, [f"text {'x' * 57}... -> 1.5"]),
+    ],
+)
+def test_differences_are_words(old: dict, new: dict, says: list[str]) -> None:
+    assert differences(old, new) == says
+
+
+def test_what_stands_at_its_default_is_named_at_every_depth() -> None:
+    said = {"teacher": {}, "chunk": {"max_tokens": 64}, "accept": {"quantile": 0.9, "of": {"content": "x"}}}
+    left = left_at_default(KINDS["sample_branches"].params, said)
+    assert left["branches"] == 4
+    assert left["chunk"] == {"min_tokens": 1, "stop": ()}
+    assert left["accept"]["patience"] == 1
+    assert "teacher" not in left

@@ -189,3 +189,14 @@ def test_in_a_notebook_where_a_loop_runs(bench: Bench) -> None:
         return bench.run()
 
     assert asyncio.run(cell())["twice"]["computed"] == 10
+
+
+def test_the_plan_says_how_many_rows_an_interrupted_stage_keeps(bench: Bench) -> None:
+    bench.kinds.broken = {3, 5}
+    with pytest.raises(RunError):
+        bench.run()
+    assert bench.plan().stages["twice"].why == "not made yet; interrupted, 8 rows are kept"
+    assert bench.plan("stages.twice.factor=3").stages["twice"].why == "not made yet"
+    bench.kinds.broken = set()
+    assert bench.run()["twice"]["reused"] == 8
+    assert "interrupted" not in bench.plan().stages["twice"].why

@@ -1,14 +1,17 @@
-"""Everything that imports torch or speaks to an endpoint, behind three doors.
+"""Everything that imports torch or speaks to an endpoint, behind four doors.
 
-A stage asks for a sampler, a scorer or the prompts of a model and gets one of the Protocols of stage.py; which file
-answers is decided here, by `runtime.models.<name>.api`. The imports are inside, so that a plan or a fully cached run
-loads neither torch nor transformers. This file does not know what is asked of a model, or why.
+A stage asks for a sampler, a scorer or the prompts of a model and gets one of the Protocols of stage.py; its run may
+ask for a meter of what is sent. Which file answers is decided here, by `runtime.models.<name>.api`. The imports are
+inside, so that a plan or a fully cached run loads neither torch nor transformers. This file does not know what is asked
+of a model, or why.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ssd_pipeline.models.loading import local_extra
-from ssd_pipeline.stage import Model, Prompts, Sampler, Scorer
+from ssd_pipeline.stage import Model, Prompts, Sample, Sampler, Scorer
 
 
 def open_sampler(model: Model) -> Sampler:
@@ -42,3 +45,16 @@ def open_prompts(model: Model) -> Prompts:
     from ssd_pipeline.models.rendering import prompts
 
     return prompts(model)
+
+
+def open_meter(model: Model) -> Callable[[Sample], int]:
+    """How many prompt tokens a question has, as a service bills them: those of its text, once a request.
+
+    TGI is sent one request a branch, the others one for all. A chunk asked in pieces, a retry and a branch that goes
+    ahead are not counted, nor what a service's cache makes cheaper. Raises ModelError.
+    """
+    from ssd_pipeline.models.rendering import token_counter
+
+    count = token_counter(model)
+    each = model.runtime.api == "tgi"
+    return lambda ask: count(ask.prompt + ask.prefix) * (len(ask.seeds) if each else 1)

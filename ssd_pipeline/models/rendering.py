@@ -7,6 +7,7 @@ where the model wants one. This file does not know prompts, think tags or respon
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from ssd_pipeline.errors import ModelError, RowError
@@ -80,3 +81,9 @@ def added_bos(model: Model) -> str:
     full = tokenizer("a")["input_ids"]
     begins = tokenizer.bos_token_id is not None and full[:1] == [tokenizer.bos_token_id] and full != bare
     return str(tokenizer.bos_token) if begins else ""
+
+
+def token_counter(model: Model) -> Callable[[str], int]:
+    """How many tokens of this model a text has, as it stands. Raises ModelError."""
+    tokenizer = load_tokenizer(model)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -20,11 +20,12 @@ from typing import Any
 from pydantic import Field
 
 from ssd_pipeline import card
-from ssd_pipeline.errors import RunError
+from ssd_pipeline.errors import HubError, RunError
 from ssd_pipeline.records import Row
 from ssd_pipeline.stage import EffectStage, Input, Params, StageContext, Summary
 from ssd_pipeline.store import artifact, durable, hub
 from ssd_pipeline.store.identity import file_digest
+from ssd_pipeline.store.refusals import asking
 
 FORMAT = 1
 REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -100,6 +101,17 @@ def done(params: PushDataset, digests: Sequence[str]) -> bool:
     folder = hub.snapshot(params.repo, "dataset", commit, ["manifests/*.json"]) / "manifests"
     held = {_digest(path) for path in folder.glob("*.json")}
     return set(digests) <= held
+
+
+def ready(params: PushDataset) -> str:
+    """Who pushes, and whether the version is there already. Raises HubError: no token that may write, not reachable."""
+    with asking(f"ask who pushes to {params.repo}", params.repo):
+        found = hub.api().whoami()
+    who = found["name"]
+    if found.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise HubError(f"the token of {who} may only read: one with `write` permission is needed")
+    there = hub.version_commit(params.repo, "dataset", params.version) is not None
+    return f"pushes as {who}" + (f"; {params.version} is there already and will not change" if there else "")
 
 
 def _digest(path: Path) -> str | None:
@@ -194,4 +206,4 @@ def _text(present: bytes | None) -> str | None:
         raise RunError("README.md in the repo is not UTF-8: repair it, nothing was sent") from cause
 
 
-STAGE = EffectStage(kind="push_dataset", version=1, params=PushDataset, run=run, done=done)
+STAGE = EffectStage(kind="push_dataset", version=1, params=PushDataset, run=run, done=done, ready=ready)

@@ -13,7 +13,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,13 +44,15 @@ def decode(line: bytes) -> tuple[str, Any] | None:
     return key.decode(), json.loads(payload)
 
 
-def scan(path: Path, offset: int = 0) -> Iterator[tuple[str | None, int, int]]:
-    """(key or None when damaged, offset, length) of each line of a log, from `offset` on."""
+def scan(path: Path, offset: int = 0, columns: Collection[str] | None = None) -> Iterator[tuple[str | None, int, int]]:
+    """(key, offset, length) of each line of a log, from `offset` on; key None when it is damaged, or no mapping of
+    exactly these `columns`."""
     with path.open("rb") as file:
         file.seek(offset)
         for line in file:
             found = decode(line)
-            yield (found[0] if found else None), offset, len(line)
+            fits = found and (columns is None or (isinstance(found[1], dict) and found[1].keys() == set(columns)))
+            yield (found[0] if found and fits else None), offset, len(line)
             offset += len(line)
 
 
@@ -126,10 +128,13 @@ class Readers:
 
 
 class Journal:
-    """The log of one stage identity, open for reading all files and writing one of its own."""
+    """The log of one stage identity, open for reading all files and writing one of its own.
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    `columns`: those of a finished row; a line that holds others was written by another version of us and is owed again.
+    """
+
+    def __init__(self, directory: Path, columns: Collection[str] | None = None) -> None:
+        self._directory, self._columns = directory, columns
         self._index: dict[str, tuple[Path, int, int] | None] = {}  # None: not written yet
         self._readers = Readers()
         self._log = Log(directory)
@@ -146,7 +151,7 @@ class Journal:
         with durable.refusals(f"read {path.name}"):
             try:
                 self._readers.line(path, 0, 0)  # kept open: it can be read also when another process removes it
-                for key, offset, length in scan(path):
+                for key, offset, length in scan(path, columns=self._columns):
                     if key is None:
                         self.damaged += 1
                     else:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,9 +146,17 @@ class Store:
         durable.rename(self.root / "artifacts" / address, away)
         durable.remove(away)
 
-    def journal(self, fingerprint: str) -> Journal:
-        """The journal of one stage identity."""
-        return Journal(self.root / "journals" / fingerprint[:16])
+    def journal(self, fingerprint: str, columns: Collection[str] | None = None) -> Journal:
+        """The journal of one stage identity, whose rows have these columns."""
+        return Journal(self.root / "journals" / fingerprint[:16], columns)
+
+    def journaled(self, fingerprint: str) -> int:
+        """How many finished rows the journal of a stage identity keeps, by their keys; their bytes are not checked."""
+        keys: set[bytes] = set()
+        for path in (self.root / "journals" / fingerprint[:16]).glob("*.log"):
+            with suppress(OSError), path.open("rb") as file:
+                keys.update(line[9:].partition(b" ")[0] for line in file if line.endswith(b"\n"))
+        return len(keys)
 
     def replies(self) -> Replies:
         """What models have answered so far, of all runs."""

@@ -206,6 +206,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(403, "", "you do not have the write permission")
         return found
 
+    def whoami(self) -> Any:
+        user, may_write = self._user()
+        if user is None:
+            raise Refusal(401, "", "Invalid username or password.")
+        role = "write" if may_write else "read"
+        return {"type": "user", "name": user, "orgs": [], "auth": {"accessToken": {"role": role}}}
+
     def create(self) -> Any:
         said = json.loads(self.body)
         user, may_write = self._user()
@@ -354,6 +361,7 @@ _KIND = rf"/api/(?P<kind>models|datasets)/{_REPO}"
 _REV = r"(?P<rev>[^/]+)"
 _PLAIN = rf"/(?P<prefix>datasets/)?{_REPO}"
 API: list[tuple[str, str, Callable[..., Any]]] = [
+    ("GET", "/api/whoami-v2", _Handler.whoami),
     ("POST", "/api/repos/create", _Handler.create),
     ("POST", "/api/validate-yaml", _Handler.validate),
     ("GET", rf"{_KIND}(/revision/{_REV})?", _Handler.info),

@@ -112,6 +112,8 @@ def test_a_longer_input_computes_its_new_rows_alone(room: Path, endpoint: Endpoi
     assert problems_of(grown.questions()[asked:]) == {f"n {n}" for n in range(200, 300)}
     alone = bench(room / "alone", endpoint)
     assert alone.start(sets=["stages.problems.limit=300"]).wait().digests() == outcome.digests()
+    more = {n: f"{done[n]['computed']} computed, {done[n]['reused']} reused" for n in ("trajectories", "spelled")}
+    print(f"limit 200 -> 300: {more}; {asked} questions for the 200, {len(grown.questions()) - asked} more for the 300")
 
 
 def test_other_parameters_share_what_they_have_in_common(room: Path, endpoint: Endpoint) -> None:
@@ -134,4 +136,5 @@ def test_other_parameters_share_what_they_have_in_common(room: Path, endpoint: E
     assert bought[1] == 0, "a stricter rule needs nothing new"
     assert 0 < bought[2] < bought[0]
     names = ("first", "a stricter rule", "no rule", "a random choice", "8 branches")
-    print(dict(zip(names, bought, strict=True)), first.finished()["trajectories"]["fates"])
+    told = dict(zip(names, bought, strict=True))
+    print(f"questions that had to be asked: {told}; fates at first: {first.finished()['trajectories']['fates']}")
