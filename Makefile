@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: quickstart quickstart-models test test-long lint bench docs-check docs clean
+.PHONY: quickstart quickstart-models results test test-long lint bench docs-check docs clean
 
 quickstart: .venv/run.stamp  ## the whole method on a tiny world, offline, in under 90 seconds after the install
 	$(BIN)/ssd-run recipes/quickstart.yaml
 
 quickstart-models: .venv/run.stamp  ## make the tiny teachers and student of the quickstart again
 	$(BIN)/python recipes/quickstart/make_models.py
+
+results: .venv/run.stamp  ## the comparison of docs/results.md: all arms, worlds and seeds, within 40 minutes on two cores
+	$(BIN)/ssd-run recipes/compare.yaml
+	$(BIN)/python docs/write_results.py recipes/compare.yaml docs/results.md
 
 test: .venv/dev.stamp lint  ## what CI runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup

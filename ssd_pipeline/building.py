@@ -125,7 +125,7 @@ class StageRun:
 
         def context(ordinal: int) -> RowWork:
             take = self.planned.take
-            return RowWork(pool, self.plan.document.seed, take, ordinal, prepared, tally.use)
+            return RowWork(pool, self.definition.seed or 0, take, ordinal, prepared, tally.use)
 
         async with AsyncExitStack() as closing:  # each is closed, also when closing another one fails
             closing.enter_context(self._signals(stop))
@@ -253,7 +253,7 @@ class StageRun:
         def write(schema: Any, rows: Iterable[Row]) -> dict[str, Any]:
             return artifact.write_table(out, "rows", schema, rows, measured)
 
-        seed, take = self.plan.document.seed, self.planned.take
+        seed, take = self.definition.seed or 0, self.planned.take
         return StageWork(self.inputs, self.definition, seed, take, inputs, out, work, write, progress)
 
     def _whole(self, kind: WholeStage) -> tuple[int, Paid]:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ssd_pipeline.document import Document, ModelDef, StageDef
+from ssd_pipeline.names import stage_of
 from ssd_pipeline.positions import Key, Node, Report, nearest, shown
 from ssd_pipeline.records import columns
 from ssd_pipeline.stage import EffectStage, InputMark, ModelMark, Params, RowStage, WholeStage, marked
@@ -199,7 +200,7 @@ def _references(
         key = ("stages", stage.name, *path)
         if isinstance(mark, ModelMark):
             _model(key, mark, value, document, models, say)
-        elif isinstance(mark, InputMark) and value not in stage.inputs:
+        elif isinstance(mark, InputMark) and (stage_of(value) if stage.gathers else value) not in stage.inputs:
             say(key, f"`{shown(value)}` is not an input. {nearest(value, stage.inputs, 'Inputs', listed=True)}")
         elif mark is None and value.stage not in stages:
             proposal = nearest(value.stage, stages, "Stages", listed=True)
@@ -280,9 +281,11 @@ def _given(document: Document, order: Iterable[str]) -> dict[str, Mapping[str, A
 def _columns(stage: StageDef, given: Mapping[str, Mapping[str, Any]], say: Say) -> None:
     """What a stage reads and filters by must be in each of its inputs."""
     optional = () if isinstance(stage.kind, EffectStage) else stage.kind.optional(stage.params)
+    named = {v: mark.columns for _, mark, v in marked(stage.params) if isinstance(mark, InputMark) and mark.columns}
     for name in (i for i in stage.inputs if i in given):
         have = given[name]
-        lacking = [f"`{c}`" for c in stage.kind.reads(stage.params) if c not in have and c not in optional]
+        reads = named.get(name) or stage.kind.reads(stage.params)
+        lacking = [f"`{c}`" for c in reads if c not in have and c not in optional]
         if lacking:
             message = f"`{name}` gives no {', '.join(lacking)}, which {stage.kind.kind} reads"
             say(("stages", stage.name, "input"), f"{message}; it has {', '.join(sorted(have))}")

@@ -47,7 +47,13 @@ class Inputs:
             raise StoreError(f"the output of {name} is gone: run the same command again")
         return self._plan.store.verified(found)
 
-    def open(self, name: str, where: dict[str, tuple[Any, ...]] | None = None, weight: float = 1.0) -> Input:
+    def open(
+        self,
+        name: str,
+        where: dict[str, tuple[Any, ...]] | None = None,
+        weight: float = 1.0,
+        made_from: tuple[int, ...] = (),
+    ) -> Input:
         """An input as a stage reads it."""
         found = self.artifact(name)
 
@@ -63,12 +69,14 @@ class Inputs:
             digest = digest_of({"digest": digest, "where": {k: sorted(v, key=repr) for k, v in where.items()}})
         kind = self._plan.stages[name].kind
         above = bundle.lineage(self._plan.store, found.record)
-        return Input(name, kind, found.address, found.data, found.record, weight, read, digest, above)
+        return Input(name, kind, found.address, found.data, found.record, weight, read, digest, above, made_from)
 
     def of(self, definition: StageDef) -> list[Input]:
         """All inputs of a stage, in order."""
         weights = definition.weights or (1.0,) * len(definition.inputs)
-        return [self.open(n, definition.where, w) for n, w in zip(definition.inputs, weights, strict=True)]
+        made_from = definition.made_from or ((),) * len(definition.inputs)
+        every = zip(definition.inputs, weights, made_from, strict=True)
+        return [self.open(name, definition.where, weight, places) for name, weight, places in every]
 
     def model(self, name: str, *, adapters: bool = True) -> Model:
         """A model of the recipe with its adapters found, lowest first; or without them."""

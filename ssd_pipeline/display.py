@@ -14,29 +14,17 @@ from typing import Any
 from ssd_pipeline.planner import Plan, Planned, most_cost
 from ssd_pipeline.runner import needed
 from ssd_pipeline.screen import Screen, clean
+from ssd_pipeline.tables import added, amount, comparison, folded, percent
 
 LINE_SECONDS = 10.0
+MANY = 60  # stages from which on the instances of a sweep share a line; events tell of each
 WIDE = 118  # columns from which on whole addresses fit beside everything else
 STYLES = {"hit": "green", "remote": "cyan", "miss": "yellow", "waits": "yellow", "effect": "magenta"}
-
-
-def amount(count: float | None) -> str:
-    """A number of tokens or rows for reading: 950, 12.3k, 4.56M."""
-    if count is None:
-        return ""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}{letter}"
-    return f"{count:g}"
 
 
 def price_text(cost: float) -> str:
     """A cost for reading, in the currency of the recipe's prices: 1,234.50, 0.0123."""
     return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3g}"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}"
 
 
 class Display:
@@ -53,7 +41,8 @@ class Display:
     def show_plan(self) -> None:
         """The table of stages: what is cached, what runs and why, at most how many tokens it samples."""
         rows = [self._plan_row(name, self._plan.stages[name]) for name in self._plan.order]
-        self._screen.table(("stage", "kind", "plan", "rows", "tokens", "why"), rows, right=("rows", "tokens"))
+        lines = folded(rows) if len(rows) > MANY else rows
+        self._screen.table(("stage", "kind", "plan", "rows", "tokens", "why"), lines, right=("rows", "tokens"))
         self._most_cost()
 
     def _most_cost(self) -> None:
@@ -160,7 +149,8 @@ class Display:
             self._screen.line(f"{clean(event['stage'])}: {_rows_text(event)} in {event['seconds']:.1f} s")
 
     def _close(self, seconds: float) -> None:
-        rows = [self._closing_row(event) for event in self._finished]
+        many = len(self._finished) > MANY
+        rows = [self._closing_row(event) for event in (added(self._finished) if many else self._finished)]
         names = ("stage", "rows", "became", "bought", "kept", "pruned", "time", "address")
         self._screen.line()
         self._screen.table(names, rows, right=("rows", "bought", "kept", "pruned", "time"))
@@ -169,7 +159,8 @@ class Display:
                 self._screen.line(f"{clean(event['stage'])}: {count} rows with an error: {clean(reason)}")
             for warning in event["summary"].get("warnings", ()):
                 self._screen.line(f"{clean(event['stage'])}: {clean(warning)}")
-        self._accuracies()
+        if not many:
+            self._accuracies()
         self._differences()
         done = sum(1 for e in self._finished if e["computed"])
         paid = sum(e["paid"]["bought"] for e in self._finished if e["kind"] == "sample_branches")
@@ -209,25 +200,13 @@ class Display:
             self._screen.table(heads, rows, right=("problems", "tokens"))
 
     def _differences(self) -> None:
-        rows = []
-        for event in (e for e in self._finished if e["kind"] == "compare"):
-            names = self._plan.document.stages[event["stage"]].inputs
-            rows += [_comparison(names[line["position"]], line) for line in event["summary"].get("table", ())]
-        if rows:
-            heads = ("comparison", "mode", "accuracy %", "minus baseline (95%)", "better", "worse", "problems")
+        for event in (e for e in self._finished if e["kind"] == "compare" and e["summary"].get("table")):
+            stage = self._plan.document.stages[event["stage"]]
+            said = stage.params.baseline
+            baselines = (said,) if isinstance(said, str) else said
+            heads, *rows = comparison(event["summary"]["table"], stage.inputs, baselines)
             self._screen.line()
-            self._screen.table(heads, rows, right=("accuracy %", "better", "worse", "problems"))
-
-
-def _comparison(name: str, line: Mapping[str, Any]) -> tuple[str, ...]:
-    difference = line.get("difference")
-    shown = ""
-    if difference is not None:
-        shown = f"{100 * difference:+.1f}"
-        if line.get("difference_low") is not None:
-            shown += f" ({100 * line['difference_low']:+.1f} to {100 * line['difference_high']:+.1f})"
-    counts = [amount(line.get(k)) for k in ("better", "worse", "count")]
-    return clean(name), line["mode"], percent(line["accuracy"]), shown, *counts
+            self._screen.table(heads, [list(map(clean, row)) for row in rows], right=heads[2:])
 
 
 def _interval(mode: Mapping[str, Any] | None) -> str:

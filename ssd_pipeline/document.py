@@ -16,12 +16,12 @@ from pydantic import Field
 
 from ssd_pipeline.errors import Mistake, Position
 from ssd_pipeline.positions import Key, Node, dotted
-from ssd_pipeline.stage import HubMark, LocalPath, ModelRuntime, Params, PromptFormat, Stage
+from ssd_pipeline.stage import HubMark, LocalPath, ModelRuntime, Params, PromptFormat, Stage, WholeStage
 
 Scalar = str | int | float | bool | None
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 ModelRepo = Annotated[str, HubMark("model")]
-SECTIONS = ("models", "stages", "runtime", "extends")
+SECTIONS = ("models", "stages", "runtime", "extends", "sweep", "variants")
 
 
 def _one_of(params: Params, *names: str) -> Iterator[tuple[Key, str]]:
@@ -141,7 +141,8 @@ class ModelDef:
 
 @dataclass(frozen=True)
 class StageDef:
-    """`params` is an instance of `kind.params`."""
+    """`params` is an instance of `kind.params`. `seed`: None where nothing is drawn at random. `made_from`: where
+    the kind gathers, for each input the places of those other inputs that it was made from."""
 
     name: str
     kind: Stage
@@ -150,6 +151,12 @@ class StageDef:
     weights: tuple[float, ...] | None
     where: dict[str, tuple[Scalar, ...]]
     keep_errors: bool = False
+    seed: int | None = None
+    made_from: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def gathers(self) -> bool:
+        return isinstance(self.kind, WholeStage) and self.kind.gathers
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from ssd_pipeline.names import selects
 from ssd_pipeline.recipe import Document, ModelDef, StageDef
 from ssd_pipeline.stage import FileMark, HubMark, InputMark, ModelMark, Params, PromptFormat, Stage, marked
 from ssd_pipeline.store.identity import canonical, digest_of, tree_digest
@@ -54,13 +55,13 @@ class Identities:
             if isinstance(mark, HubMark):
                 _drop(said, (*path[:-1], mark.revision))
         identity: dict[str, Any] = {"kind": kind.kind, "version": kind.version, "params": said}
-        if getattr(kind, "random", False):
-            identity["seed"] = self.document.seed
+        if definition.seed is not None:
+            identity["seed"] = definition.seed
         if take:
             identity["take"] = take
         return identity
 
-    def _stands_for(self, definition: StageDef, path: tuple[str, ...], mark: Any, value: Any) -> Any:
+    def _stands_for(self, definition: StageDef, path: tuple[Any, ...], mark: Any, value: Any) -> Any:
         match mark:
             case ModelMark():
                 return self.model(value)
@@ -70,7 +71,8 @@ class Identities:
                 revision = sibling(definition.params, path, mark) or "main"
                 return {"repo": value, "revision": self.commit(mark.repo_type, value, revision)}
             case InputMark():
-                return definition.inputs.index(value)
+                places = [i for i, name in enumerate(definition.inputs) if selects(value, name)]
+                return definition.inputs.index(value) if value in definition.inputs else places
             case _:
                 return {"content": self.content(value.stage)}
 

@@ -14,16 +14,16 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from ssd_pipeline.display import amount
 from ssd_pipeline.errors import RunError, user_error
 from ssd_pipeline.identities import left_at_default
-from ssd_pipeline.planner import Plan
+from ssd_pipeline.planner import Plan, named
 from ssd_pipeline.published import keep, listing, pull
 from ssd_pipeline.screen import Screen, clean
 from ssd_pipeline.sharing import Sharing
 from ssd_pipeline.stage import Stage
 from ssd_pipeline.store.artifact import read_rows
 from ssd_pipeline.store.local import Artifact, Store
+from ssd_pipeline.tables import amount
 from ssd_pipeline.upkeep import collectable, survey, tree_size, verify_all, why
 
 
@@ -46,8 +46,16 @@ def list_artifacts() -> None:
         screen.line(f"{tree_size(store.root / folder) / 1e6:.2f} MB of {what}")
 
 
-def tell_why(planned: Plan, name: str) -> None:
-    """The status of a stage and its differences from the nearest artifact."""
+def tell_why(planned: Plan, stage: str) -> None:
+    """The status of a stage, or of its instances, and the differences from the nearest artifact.
+
+    Raises UserErrors for a stage that the recipe does not have.
+    """
+    for name in named(planned.document, "STAGE", [stage]):
+        _tell_why(planned, name)
+
+
+def _tell_why(planned: Plan, name: str) -> None:
     nearest, lines = why(planned, name)
     stage = planned.stages[name]
     print(f"{name}: {stage.status}, {clean(stage.why)}")

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from ssd_pipeline import recipe
 from ssd_pipeline.errors import HubError, UserErrors, user_error
 from ssd_pipeline.identities import Identities, Waiting, artifact_key, defaults_of, differences
+from ssd_pipeline.names import labels_of, selects
 from ssd_pipeline.recipe import Document, StageDef
 from ssd_pipeline.stage import EffectStage, ModelMark, Price, RowStage, Stage, WholeStage, marked
 from ssd_pipeline.store.identity import digest_of
@@ -108,9 +109,12 @@ def unresolved(
     """A plan in which nothing was looked up yet, neither here nor on the Hub. Raises UserErrors as `plan`."""
     choice, store = choice or Choice(), store or Store.default()
     document = limited(recipe.load(path, kinds, sets=sets), choice.limit)
-    for option, names in (("--only", choice.only), ("--from", choice.start), ("--force", choice.force)):
-        for name in names:
-            _known(document, option, name)
+    choice = dataclasses.replace(
+        choice,
+        only=named(document, "--only", choice.only),
+        start=named(document, "--from", choice.start),
+        force=named(document, "--force", choice.force),
+    )
     order = ordered(document)
     for name in set(choice.force) - select(document, order, choice):
         raise user_error(f"{name} is not among the stages that are chosen", key="--force")
@@ -119,13 +123,22 @@ def unresolved(
     return Plan(document, store, choice, resolver, order, select(document, order, choice), stages)
 
 
-def _known(document: Document, option: str, name: str) -> None:
-    if name not in document.stages:
-        import difflib
+def named(document: Document, option: str, names: Iterable[str]) -> tuple[str, ...]:
+    """The stages that names on the command line mean: of a sweep all instances with the labels that are said.
 
-        near = difflib.get_close_matches(name, document.stages, 1)
-        hint = f"did you mean {near[0]}?" if near else f"stages are: {', '.join(document.stages)}"
-        raise user_error(f"no stage is called {name}; {hint}", key=option)
+    Raises UserErrors for a name that means none.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        meant = [stage for stage in document.stages if selects(name, stage)]
+        if not meant:
+            import difflib
+
+            near = difflib.get_close_matches(name, document.stages, 1)
+            hint = f"did you mean {near[0]}?" if near else f"stages are: {', '.join(document.stages)}"
+            raise user_error(f"no stage is called {name}; {hint}", key=option)
+        found |= dict.fromkeys(meant)
+    return tuple(found)
 
 
 def dependencies(document: Document, name: str) -> list[str]:
@@ -190,9 +203,10 @@ def limited(document: Document, limit: int | None) -> Document:
         raise user_error(f"{limit} is not a number of rows; at least 1", key="--limit")
     stages = dict(document.stages)
     for name, definition in stages.items():
+        if not isinstance(definition.kind, WholeStage) or not definition.kind.loads:
+            continue
         users = [n for n in stages if name in dependencies(document, n)]
-        only_evaluated = users and all(stages[n].kind.kind == "evaluate" for n in users)
-        if isinstance(definition.kind, WholeStage) and definition.kind.loads and not only_evaluated:
+        if not users or any(stages[n].kind.kind != "evaluate" for n in users):
             had = definition.params.limit
             params = definition.params.model_copy(update={"limit": min(limit, had) if had else limit})
             stages[name] = dataclasses.replace(definition, params=params)
@@ -200,7 +214,7 @@ def limited(document: Document, limit: int | None) -> Document:
 
 
 class Resolver:
-    """Looks stages up. Keeps what it found for one walk; `resolve_all` begins a new one."""
+    """Looks stages up. What was once found made stays so for this process; `resolve_all` looks for the rest."""
 
     def __init__(
         self, document: Document, store: Store, force: frozenset[str], *, refresh: bool, hub_cache: bool = True
@@ -221,9 +235,10 @@ class Resolver:
 
     def resolve_all(self, order: Iterable[str]) -> dict[str, Planned]:
         """Every stage as it stands now, in the given order (dependencies first)."""
-        self._planned = {}
+        self._planned = {name: stage for name, stage in self._planned.items() if stage.status == "hit"}
         for name in order:
-            self._planned[name] = self._resolve(name)
+            if name not in self._planned:
+                self._planned[name] = self._resolve(name)
         return dict(self._planned)
 
     def _content(self, name: str) -> str:
@@ -256,8 +271,12 @@ class Resolver:
         """What of its inputs goes into a stage's key. Raises Waiting."""
         weights = definition.weights or (1.0,) * len(definition.inputs)
         inputs = []
-        for name, weight in zip(definition.inputs, weights, strict=True):
+        for place, (name, weight) in enumerate(zip(definition.inputs, weights, strict=True)):
             said: dict[str, Any] = {"content": self._content(name)}
+            if definition.gathers and (labels := labels_of(name)):
+                said["labels"] = labels
+            if definition.made_from and definition.made_from[place]:
+                said["made_from"] = list(definition.made_from[place])
             if definition.where:
                 said["where"] = {k: sorted(v, key=repr) for k, v in definition.where.items()}
             if weight != 1:
@@ -363,7 +382,7 @@ class Resolver:
         above = {n: self._planned[n] for n in dependencies(self.document, name)}
         missing = [n for n, stage in above.items() if not (stage.found or stage.remote or stage.known)]
         rows = self._expected_rows(definition)
-        why = f"waits for {', '.join(missing)}"
+        why = f"waits for {', '.join(missing[:3])}" + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         return Planned(name, definition.kind.kind, "waits", None, why, rows=rows, most_tokens=_most(definition, rows))
 
     def _why(self, name: str, identity: dict[str, Any], inputs: list[dict[str, Any]], *, forced: bool) -> str:

@@ -79,7 +79,7 @@ def _loaded(plan: Plan, name: str) -> list[Row]:
 
     nowhere = Path()
     work = StageWork(
-        Inputs(plan), definition, plan.document.seed, 0, (), nowhere, nowhere, keep, lambda done, total: None
+        Inputs(plan), definition, definition.seed or 0, 0, (), nowhere, nowhere, keep, lambda done, total: None
     )
     kind.run(definition.params, work)
     return rows

@@ -25,9 +25,11 @@ from ssd_pipeline.document import (
     StageKeys,
 )
 from ssd_pipeline.errors import UserErrors
+from ssd_pipeline.instances import united
 from ssd_pipeline.positions import Node, Report, nearest, shown
 from ssd_pipeline.sources import gather
-from ssd_pipeline.stage import ModelRuntime, Params, PromptFormat, Stage
+from ssd_pipeline.stage import ModelRuntime, Params, PromptFormat, Stage, draws
+from ssd_pipeline.sweep import runs
 from ssd_pipeline.typed import read
 
 __all__ = ["AdapterDef", "Document", "ModelDef", "Runtime", "StageDef", "load"]
@@ -47,22 +49,28 @@ def load(
         source = gather(Path(path), sets, os.environ if environ is None else environ, report)
     except UserErrors as errors:
         raise UserErrors([*report.found.values(), *errors.mistakes]) from None
-    tree = source.tree
-    stages, broken = _stages(tree, kinds, report)
+    combinations = runs(source.tree, report)
+    readings = [(labels, _read(Path(path), tree, source.texts, kinds, report)) for labels, tree in combinations]
+    report.raise_any()
+    return united(readings)
+
+
+def _read(path: Path, tree: Node, texts: dict[str, str], kinds: Mapping[str, Stage], report: Report) -> Document:
+    """The document of a tree in which nothing is swept any more."""
     head = read(HeadKeys, tree, (), report, also=SECTIONS)
+    stages, broken = _stages(tree, kinds, head.seed if head else 0, report)
     runtime = _runtime(tree, report)
     document = Document(
-        path=Path(path),
-        name=_name(head, Path(path), tree, report) if head else "",
+        path=path,
+        name=_name(head, path, tree, report) if head else "",
         seed=head.seed if head else 0,
         models=_models(tree, head.prompt if head else "", runtime, report),
         stages=stages,
         runtime=runtime,
-        texts=source.texts,
+        texts=texts,
         tree=tree,
     )
     check(document, broken, report)
-    report.raise_any()
     return document
 
 
@@ -157,7 +165,9 @@ def _model(name: str, keys: ModelKeys, base: ModelDef | None, prompt: str, runti
 # ------------------------------------------------------------------------------------------------- stages
 
 
-def _stages(tree: Node, kinds: Mapping[str, Stage], report: Report) -> tuple[dict[str, StageDef], dict[str, StageDef]]:
+def _stages(
+    tree: Node, kinds: Mapping[str, Stage], seed: int, report: Report
+) -> tuple[dict[str, StageDef], dict[str, StageDef]]:
     """The stages, and those with broken parameters, whose references can still be checked."""
     nodes = section(tree, "stages", report)
     if not nodes and not report.found:
@@ -166,12 +176,12 @@ def _stages(tree: Node, kinds: Mapping[str, Stage], report: Report) -> tuple[dic
     broken: dict[str, StageDef] = {}
     for name, node in nodes.items():
         before = len(report.found)
-        if (stage := _stage(name, node, kinds, report)) is not None:
+        if (stage := _stage(name, node, kinds, seed, report)) is not None:
             (good if len(report.found) == before else broken)[name] = stage
     return good, broken
 
 
-def _stage(name: str, node: Node, kinds: Mapping[str, Stage], report: Report) -> StageDef | None:
+def _stage(name: str, node: Node, kinds: Mapping[str, Stage], seed: int, report: Report) -> StageDef | None:
     key = ("stages", name)
     if not isinstance(node.value, dict):
         report.add(node.key_at or node.at, key, "a mapping is wanted: `uses:` and the stage's parameters")
@@ -190,7 +200,8 @@ def _stage(name: str, node: Node, kinds: Mapping[str, Stage], report: Report) ->
     if keys is None:
         return None
     inputs = (keys.input,) if isinstance(keys.input, str) else keys.input
-    return StageDef(name, kind, params, inputs, keys.weights, keys.where, keys.keep_errors)
+    drawn = seed if draws(kind, params) else None
+    return StageDef(name, kind, params, inputs, keys.weights, keys.where, keys.keep_errors, drawn)
 
 
 def _texts(kind: Stage, node: Node) -> Params:

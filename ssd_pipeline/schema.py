@@ -17,6 +17,7 @@ from pydantic.json_schema import models_json_schema
 from ssd_pipeline.checks import NAME
 from ssd_pipeline.document import HeadKeys, HubRuntime, ModelKeys, Runtime, StageKeys
 from ssd_pipeline.stage import ModelRuntime, Price, Stage
+from ssd_pipeline.sweep import IN_VARIANTS
 
 Schema = dict[str, Any]
 _ENVIRONMENT: Schema = {"type": "string", "pattern": r"\$\{"}
@@ -50,6 +51,7 @@ def recipe_schema(kinds: Mapping[str, Stage]) -> Schema:
         "properties": {
             **of(HeadKeys)[1]["properties"],
             "extends": {"type": "string", "minLength": 1, "description": "a recipe that this one changes"},
+            **_sweep(),
             **{name: {"type": ["object", "null"]} for name in whole},
         },
         "additionalProperties": False,
@@ -62,6 +64,25 @@ def recipe_schema(kinds: Mapping[str, Stage]) -> Schema:
 def _section(ref: str) -> Schema:
     names = {"pattern": f"^{NAME}$"}
     return {"type": ["object", "null"], "propertyNames": names, "additionalProperties": {"$ref": ref}}
+
+
+def _sweep() -> Schema:
+    values = {"type": "array", "minItems": 1, "uniqueItems": True}
+    grid = {"type": "object", "minProperties": 1, "additionalProperties": values}
+    variant = {"type": "object", "propertyNames": {"enum": list(IN_VARIANTS)}}
+    told = "keys (seed, models.NAME.KEY, stages.NAME.KEY), or a name for `variants`, with the values that each takes"
+    return {
+        "sweep": {
+            "anyOf": [grid, {"type": "array", "minItems": 1, "items": grid}, {"type": "null"}],
+            "description": told,
+        },
+        "variants": {
+            "type": ["object", "null"],
+            "propertyNames": {"pattern": f"^{NAME}$"},
+            "additionalProperties": variant,
+            "description": "partial recipes, merged over this one by a sweep that names them",
+        },
+    }
 
 
 def _stage(name: str, kind: Stage, common: Schema, params: Schema) -> Schema:

@@ -129,6 +129,8 @@ def _override(tree: Node, text: str, number: int, given: dict[Key, tuple[Node, i
     at = Position(f"--set #{number}")
     path, equals, value = _blot(text, at.file, report, at).partition("=")
     key: Key = tuple(path.strip().split("."))
+    if key[0] == "sweep" and len(key) > 1:
+        key = ("sweep", path.strip().partition(".")[2])  # its keys have dots
     if not equals or not value.strip():
         report.add(at, key if path.strip() else (), "has no value; write KEY=VALUE (null removes a key)")
         return tree
@@ -143,13 +145,13 @@ def _override(tree: Node, text: str, number: int, given: dict[Key, tuple[Node, i
     other, first = given.setdefault(key, (node, number))
     if (other.plain(), other.quoted) != (node.plain(), node.quoted):
         report.add(at, key, f"--set #{first} gives it another value")
-    if problem := _no_way(tree, key):
+    if problem := no_way(tree, key):
         report.add(at, *problem)
         return tree
-    return _put(tree, key, node)
+    return put(tree, key, node)
 
 
-def _no_way(tree: Node, key: Key) -> tuple[Key, str] | None:
+def no_way(tree: Node, key: Key) -> tuple[Key, str] | None:
     """Why nothing can be set at `key`: a stage or model that is not there, or a parent that has no keys."""
     for depth in range(1, len(key)):
         node, found = tree.find(key[:depth])
@@ -161,12 +163,13 @@ def _no_way(tree: Node, key: Key) -> tuple[Key, str] | None:
     return None
 
 
-def _put(tree: Node, key: Key, node: Node) -> Node:
+def put(tree: Node, key: Key, node: Node) -> Node:
+    """The tree with `node` at `key`, where `no_way` has no objection; null removes what is there."""
     value = dict(tree.value or {})
     name, rest = key[0], key[1:]
     if rest:
         child = value.get(name) or Node({}, node.at, node.folder, node.at)
-        value[name] = _put(child, rest, node)
+        value[name] = put(child, rest, node)
     elif node.value is None and name in value:
         del value[name]
     else:

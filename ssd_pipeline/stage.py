@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args
 
@@ -60,7 +61,11 @@ class HubMark:
 
 @dataclass(frozen=True)
 class InputMark:
-    """The field names one of the stage's inputs; it counts by its place among them, so that a rename is a hit."""
+    """The field names one of the stage's inputs; it counts by its place among them, so that a rename is a hit. Where
+    the kind gathers, it may select instances: `scores[seed=1]`. `columns`: what this input must have, instead of what
+    the stage reads of the others."""
+
+    columns: tuple[str, ...] = ()
 
 
 ModelName = Annotated[str, ModelMark()]
@@ -69,6 +74,7 @@ TrainedName = Annotated[str, ModelMark(trains=True)]
 LocalPath = Annotated[str, FileMark()]
 DatasetRepo = Annotated[str, HubMark("dataset")]
 InputName = Annotated[str, InputMark()]
+DataName = Annotated[str, InputMark(("solution",))]
 
 
 class StageRef(Params):
@@ -83,7 +89,7 @@ def column_of(column: str) -> Any:
 
 
 Mark = ModelMark | FileMark | HubMark | InputMark
-Marked = tuple[tuple[str, ...], "Mark | None", Any]
+Marked = tuple[tuple[Any, ...], "Mark | None", Any]
 
 
 def marked(params: Params) -> Iterator[Marked]:
@@ -91,14 +97,33 @@ def marked(params: Params) -> Iterator[Marked]:
 
     Values that are None are left out.
     """
-    for name, info in type(params).model_fields.items():
+    for name, marks in _marks_of(type(params)).items():
         value = getattr(params, name)
         if isinstance(value, StageRef):
             yield (name,), None, value
         elif isinstance(value, Params):
             yield from (((name, *path), mark, inner) for path, mark, inner in marked(value))
         elif value is not None:
-            yield from (((name,), mark, value) for mark in _marks((info.annotation, *info.metadata)))
+            for mark in marks:
+                several = enumerate(value) if isinstance(value, tuple) else ()
+                yield from (((name, i), mark, one) for i, one in several)
+                if not isinstance(value, tuple):
+                    yield (name,), mark, value
+
+
+def replaced(params: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    """Parameters with another value at a path that `marked` gave."""
+    name, *rest = path
+    if isinstance(params, tuple):
+        return tuple(value if i == name else one for i, one in enumerate(params))
+    inner = replaced(getattr(params, str(name)), tuple(rest), value) if rest else value
+    return params.model_copy(update={name: inner})
+
+
+@cache
+def _marks_of(cls: type[Params]) -> dict[str, tuple[Mark, ...]]:
+    fields = cls.model_fields.items()
+    return {name: tuple(dict.fromkeys(_marks((info.annotation, *info.metadata)))) for name, info in fields}
 
 
 def _marks(annotations: Iterable[Any]) -> Iterator[Mark]:
@@ -358,8 +383,8 @@ class Input:
 
     `directory` is the artifact's data directory (for an adapter); verified before it is handed out. `digest` names
     exactly these rows: the artifact's, hashed together with `where` if there is one. An effect's `done` is given it.
-    `above`: the records of what it was made from, nearest first.
-    `above`: the records of what it was made from, nearest first.
+    `above`: the records of what it was made from, nearest first. `made_from`: where the kind gathers, the places of
+    those other inputs that this one was made from.
     """
 
     name: str
@@ -371,6 +396,7 @@ class Input:
     read: Callable[[Sequence[str] | None], Iterator[Row]]
     digest: str = ""
     above: Sequence[Mapping[str, Any]] = ()
+    made_from: tuple[int, ...] = ()
 
     def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
         """Rows in order, as dicts of plain values; memory stays bounded."""
@@ -438,7 +464,8 @@ class RowStage:
 
 @dataclass(frozen=True)
 class WholeStage:
-    """Fills a directory. `gives` rows (their columns in `adds`) or an adapter. `inputs`: how many it takes."""
+    """Fills a directory. `gives` rows (their columns in `adds`) or an adapter. `inputs`: how many it takes. `random`
+    as in a RowStage, or which parameters make it so. `gathers`: of a sweep it receives all instances of its inputs."""
 
     kind: str
     version: int
@@ -449,7 +476,8 @@ class WholeStage:
     reads: Callable[[Any], tuple[str, ...]] = lambda params: ()
     optional: Callable[[Any], tuple[str, ...]] = lambda params: ()
     inputs: tuple[int, int | None] = (1, 1)
-    random: bool = False
+    random: bool | Callable[[Any], bool] = False
+    gathers: bool = False
     extra: str | None = None
     loads: bool = False  # it reads problems: `--limit` caps its `limit` parameter
     check: Callable[[Any], Iterator[tuple[tuple[str | int, ...], str]]] | None = None  # mistakes that local files show
@@ -473,3 +501,9 @@ class EffectStage:
 
 
 Stage = RowStage | WholeStage | EffectStage
+
+
+def draws(kind: Stage, params: Any) -> bool:
+    """Whether a stage with these parameters draws at random: then the recipe's seed is part of its identity."""
+    random = False if isinstance(kind, EffectStage) else kind.random
+    return random(params) if callable(random) else random

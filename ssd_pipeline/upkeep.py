@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssd_pipeline.errors import StoreError, user_error
+from ssd_pipeline.errors import StoreError
 from ssd_pipeline.identities import defaults_of, differences
 from ssd_pipeline.planner import Plan
 from ssd_pipeline.store import artifact
@@ -105,12 +105,7 @@ def verify_all(store: Store, addresses: list[str]) -> Iterator[tuple[str, str | 
 
 
 def why(plan: Plan, name: str) -> tuple[str, list[str]]:
-    """The nearest artifact of a stage's kind and every difference of identity: ('', []) when there is none.
-
-    Raises UserErrors for a stage that the recipe does not have.
-    """
-    if name not in plan.document.stages:
-        raise user_error(f"no stage is called {name}; stages are: {', '.join(plan.document.stages)}", key="STAGE")
+    """The nearest artifact of a stage's kind and every difference of identity: ('', []) when there is none."""
     stage = plan.stages[name]
     best: tuple[str, list[str]] | None = None
     if not stage.identity:

@@ -38,6 +38,10 @@ def revision(text: str) -> str:
     return f"stages:\n  p: {{uses: load, dataset: a/b, revision: {text}}}\n"
 
 
+def swept(text: str, more: str = "") -> str:
+    return grow("branches: 1") + more + f"sweep: {text}\n"
+
+
 def runtime(text: str) -> str:
     return f"{LOAD}models: {{t: {{repo: a/t}}}}\nruntime: {text}\n"
 
@@ -577,6 +581,75 @@ CASES: list[tuple[str, str, list[str]]] = [
         ["extends: recipes extend each other in a circle: r.yaml -> r.yaml"],
     ),
     ("36 extends two", LOAD + "extends: §[a, b]\n", ["extends: the path of one other recipe is expected"]),
+    # sweeps
+    ("40 no mapping", swept("§3"), ["sweep: a mapping of keys to lists of values is wanted"]),
+    ("40 an empty one", swept("§{}"), ["sweep: a mapping of keys to lists of values is wanted"]),
+    ("40 a list of anything", swept("§[seed]"), ["sweep: a mapping of keys to lists of values is wanted"]),
+    ("40 no list", swept("{seed: §3}"), ["sweep.seed: a list of values is wanted"]),
+    ("40 an empty list", swept("{seed: §[]}"), ["sweep.seed: a list of values is wanted"]),
+    ("40 twice", swept("{seed: [1, 2, §1]}"), ["sweep.seed.2: stands here twice"]),
+    (
+        "40 twice as a mapping",
+        swept("{stages.g.chunk: [{stop: [a]}, §{stop: [a]}]}"),
+        ["sweep.stages.g.chunk.1: stands"],
+    ),
+    ("40 type", swept("{stages.g.branches: [1, §two]}"), ["stages.g.branches: a whole number is wanted, not the text"]),
+    ("40 type of a seed", swept("{seed: [1, §x]}"), ["seed: a whole number is wanted, not the text `x`"]),
+    (
+        "40 bound",
+        swept("[{seed: [1, 2], stages.g.branches: [1, §0]}]"),
+        ["stages.g.branches: must be at least 1, not 0"],
+    ),
+    ("40 key", swept("{§stages.g.branchs: [1, 2]}"), ["stages.g.branchs: unknown key. Did you mean `branches`?"]),
+    (
+        "40 stage",
+        swept("{§stages.gg.branches: [1]}"),
+        ["sweep.stages.gg.branches: stages.gg: there is none of this name. Did"],
+    ),
+    (
+        "40 into a value",
+        swept("{§stages.g.branches.x: [1]}"),
+        ["sweep.stages.g.branches.x: stages.g.branches: has no keys"],
+    ),
+    ("40 no part", swept("{§stages..x: [1]}"), ["sweep.stages..x: is no key: write stages.NAME.KEY"]),
+    ("40 top key", swept("{§sed: [1]}"), ["sweep.sed: cannot be swept. Did you mean `seed`? Also: models.NAME.KEY"]),
+    *[
+        (f"40 {key}", swept(f"{{§{key}: [1, 2]}}"), ["sweep.{}: cannot be swept. ".format(key.strip('"'))])
+        for key in ("runtime", "runtime.rows_in_flight", "name", "extends", "stages", "sweep", '"stages.g.where.a,b"')
+    ],
+    (
+        "40 too many",
+        swept(f"§{{seed: {list(range(257))}}}"),
+        ["sweep: makes 257 combinations, and 256"],
+    ),
+    ("40 variant", swept("{arm: [a, §b]}", "variants: {a: {}}\n"), ["sweep.arm.1: `b` is not a variant. Variants: a."]),
+    ("40 variants", swept("{seed: [1]}", "variants: §[a]\n"), ["variants: a mapping of names to partial recipes"]),
+    ("40 of nothing", swept("{seed: [1]}", "variants: {§a: 3}\n"), ["variants.a: a name with a partial recipe"]),
+    (
+        "40 variant of runtime",
+        swept("{arm: [a]}", "variants: {a: {§runtime: {rows_in_flight: 3}}}\n"),
+        ["variants.a.runtime: a variant may change prompt, models, stages, and nothing else"],
+    ),
+    (
+        "40 in a variant",
+        swept("{arm: [a], seed: [1, 2]}", "variants: {a: {stages: {g: {branches: §x}}}}\n"),
+        ["stages.g.branches: a whole number is wanted, not the text `x`"],
+    ),
+    (
+        "40 an effect several times",
+        swept("{seed: [1, 2]}", "  out: §{uses: push, input: g, repo: a/b}\n"),
+        ["stages.out: the sweep makes several of it, all for one place"],
+    ),
+    (
+        "40 no such instance",
+        swept("{seed: [1, 2]}", "  c: {uses: compare, input: [g, p], baseline: §'g[seed=3]'}\n"),
+        ["stages.c.baseline: selects no input. Did you mean `g[seed="],
+    ),
+    (
+        "40 an instance where nothing is swept",
+        grow("branches: 1") + "  c: {uses: compare, input: [g, p], baseline: §'g[seed=1]'}\n",
+        ["stages.c.baseline: selects no input. Instances: g, p."],
+    ),
 ]
 
 

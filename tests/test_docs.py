@@ -116,3 +116,35 @@ def test_the_commands_of_recipes_stand_in_their_first_line() -> None:
         words = shlex.split(first.removeprefix("#"))
         assert f"{path.relative_to(ROOT)}" in words, first
         assert "ssd-run" in words, first
+
+
+def test_the_page_of_results_is_written_from_artifacts_alone(quickstart: Quickstart, tmp_path: Path) -> None:
+    """Tried on the quickstart's comparison, which is there."""
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- results -->\nold\n<!-- end -->\nafter\n")
+    for _ in range(2):
+        done = quickstart.call(f"python docs/write_results.py recipes/quickstart.yaml {page}")
+        assert done.returncode == 0, done.stderr
+    before, *table, after = page.read_text().splitlines()
+    assert (before, after) == ("before", "after")
+    assert "old" not in table
+    assert [line.split(" | ")[0] for line in table if " sampled " in line] == [
+        "| base_scores",
+        "| cold_scores",
+        "| kd_scores",
+        "| scores",
+    ]
+    missing = quickstart.call(f"python docs/write_results.py recipes/baselines/rsr.yaml {page}")
+    assert missing.returncode == 1
+    assert "run it first" in missing.stderr
+
+
+def test_the_page_of_results_holds_every_line_of_the_comparison_or_says_that_it_was_not_run() -> None:
+    from ssd_pipeline import recipe
+    from ssd_pipeline.tables import without_seed
+
+    text = (ROOT / "docs" / "results.md").read_text().partition("<!-- results -->\n")[2].partition("<!-- end -->")[0]
+    stages = recipe.load(ROOT / "recipes" / "compare.yaml", KINDS).stages
+    lines = {without_seed(name) for name in stages["result"].inputs if stages[name].kind.kind == "evaluate"}
+    shown = {line.split(" | ")[0].removeprefix("| ") for line in text.splitlines() if " | greedy | " in line}
+    assert shown == lines or text == "The comparison has not been run for this page yet.\n"

@@ -47,7 +47,7 @@ GOLDEN = {
     "train_sft": "7c1e62ab25130caa",
     "find_overlaps": "77e4bbcff01ea735",
     "evaluate": "9ffb06e49bb1f500",
-    "compare": "f68420958174649f",
+    "compare": "d695247c0bc79913",
     "push_dataset": "fcf5caebeaeadc0f",
 }
 

@@ -312,6 +312,7 @@ def test_a_shuffled_order_depends_on_content_and_seed_alone(
     assert sorted(r["uuid"] for r in again) == sorted(r["uuid"] for r in load(tmp_path, file=path)[0])
     assert again != load(tmp_path, file=path)[0]
     assert again != load(tmp_path, file=path, shuffle=2)[0]
+    assert load(tmp_path, file=path, shuffle="seed")[0] == load(tmp_path, file=path, shuffle=17)[0], "the context's"
     assert load(tmp_path, file=path, shuffle=1, limit=4)[0] == expected[:4]
     moved, _ = load(tmp_path, file=jsonl(tmp_path / "p.jsonl", rows[::-1]), shuffle=1)
     assert [r["uuid"] for r in moved] == [r["uuid"] for r in expected]

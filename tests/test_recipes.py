@@ -13,6 +13,7 @@ from ssd_pipeline import planner, recipe
 from ssd_pipeline.criteria import CRITERIA
 from ssd_pipeline.errors import UserErrors
 from ssd_pipeline.identities import Identities
+from ssd_pipeline.names import labels_of, stage_of
 from ssd_pipeline.schema import recipe_schema
 from ssd_pipeline.stage import EffectStage, marked
 from ssd_pipeline.stages import KINDS
@@ -64,6 +65,44 @@ def test_the_controls_of_the_method_are_all_there() -> None:
     assert sampled["best_of_n"].chunk.max_tokens == sampled["best_of_n"].max_tokens
     assert (sampled["standard_kd"].branches, sampled["standard_kd"].student) == (1, None)
     assert CRITERIA["longest"].needs is None
+
+
+ARMS = {
+    "best_of_n": "best_of_6",
+    "highest_perplexity": "highest",
+    "longest_branch": "longest",
+    "random_branch": "random",
+    "rsr": "rsr",
+    "standard_kd": "equal_tokens",
+    "teacher_perplexity": "teacher_perplexity",
+}
+
+
+def test_the_arms_of_the_comparison_choose_as_the_baselines_do() -> None:
+    """But for the student, which the comparison leaves out where nobody is asked."""
+    stages = read("compare.yaml").stages
+    for baseline, arm in ARMS.items():
+        alone = read(f"baselines/{baseline}.yaml").stages["trajectories"].params
+        ours = stages[f"trajectories[arm={arm},seed=1]"].params
+        assert alone.model_copy(update={"student": None}) == ours.model_copy(update={"student": None}), arm
+
+
+def test_the_comparison_has_the_seeds_and_arms_that_it_states() -> None:
+    document = read("compare.yaml")
+    lines: dict[str, set[str]] = {}
+    for name in document.stages:
+        if stage_of(name) == "scores":
+            labels = labels_of(name)
+            seed = labels.pop("seed")
+            lines.setdefault(" ".join(labels.values()), set()).add(seed)
+    seven = {"gen_ssd", "standard_kd", "best_of_6"}
+    assert {line for line, seeds in lines.items() if seeds == set("1234567")} == seven
+    assert {f"{arm} world_b" for arm in seven} <= {line for line, seeds in lines.items() if seeds == set("123")}
+    assert len(lines) == len(seven) + 9 + 6
+    result = document.stages["result"]
+    assert [stage_of(n) for n in result.inputs].count("scores") == sum(map(len, lines.values()))
+    assert document.stages["adapter[arm=no_filter,seed=1]"].inputs == ("scored[arm=gen_ssd,seed=1]",)
+    assert document.stages["problems[seed=2]"].seed == 2, "new problems for each seed"
 
 
 def test_math_qwen_is_complete() -> None:

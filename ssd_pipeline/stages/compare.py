@@ -1,42 +1,61 @@
-"""compare: evaluations side by side, paired by problem.
+"""compare: evaluations side by side, paired by problem; of a sweep, over its seeds.
 
 Two accuracies on the same problems differ more surely than their two intervals suggest, because hard problems are hard
-for both; so the difference to the baseline is taken problem by problem. The rows name evaluations by their place among
-the inputs, never by a stage's name, so that a rename stays a hit. This file does not know how an evaluation was made.
+for both; so the difference to the baseline is taken problem by problem. Evaluations that differ in their seed alone are
+one line, paired seed by seed, and its intervals cover the seeds as well as the problems. Beside them stands what the
+models were trained on, for an equal accuracy at another price is another result. The rows name evaluations by their
+place among the inputs, never by a stage's name, so that a rename stays a hit. This file does not know how an evaluation
+was made.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 from pydantic import Field
 
+from ssd_pipeline.crossed import crossed
 from ssd_pipeline.errors import RunError
-from ssd_pipeline.intervals import paired
-from ssd_pipeline.records import arrow_schema, plain
-from ssd_pipeline.stage import Input, InputName, Params, StageContext, Summary, WholeStage
+from ssd_pipeline.intervals import p_value, paired
+from ssd_pipeline.names import instance, labels_of, selects, stage_of
+from ssd_pipeline.records import Fate, arrow_schema, column, plain
+from ssd_pipeline.stage import DataName, Input, InputName, Params, StageContext, Summary, WholeStage
 from ssd_pipeline.stages.evaluate import Score, share_correct
 
 MODES = ("greedy", "sampled")
+SEED = "seed"  # the axis of a sweep whose values are repetitions
 Problem = tuple[str, int]  # uuid (or the statement, without one) and the place among equal ones
+Shares = Mapping[Hashable, float]  # by problem
 
 
 class CompareParams(Params):
     """What the others are compared to."""
 
-    baseline: InputName = Field(description="the input that differences are taken to")
+    baseline: InputName | tuple[InputName, ...] = Field(
+        min_length=1, description="the input, or inputs, that differences are taken to; of a sweep: scores[arm=kd]"
+    )
+    data: tuple[DataName, ...] = Field((), description="inputs that models were trained on: their spend and shares")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One mode of one evaluation. `position`: its place among the inputs, from 0. `count`: problems with a verdict.
-    `difference` and its 95% interval: accuracy minus the baseline's on the `paired` problems that both judged; `better`
-    and `worse` count these problems. All five are null for the baseline itself."""
+    """One mode of one evaluation, or of `runs` that differ in their seed, against one baseline (`against`: its place
+    among the baselines, from 0). `position`: the place of the first among the inputs. `count`: problems with a verdict.
+    `difference`, its 95% interval and `p`, its p-value: accuracy minus the baseline's on the `paired` answers that both
+    judged; `better` and `worse` count these. All are null for the baseline itself, which `baseline` tells.
+
+    The rest is of the data that the models were trained on, a mean over the runs, null where `data` names none: teacher
+    tokens `bought` and `kept`, mean `length` of accepted solutions in them, share `correct` of those with a verdict,
+    share `given_up` of all; `perplexity` is the mean over solutions, by whom the last of the data stages asked."""
 
     position: int
+    against: int
     baseline: bool
+    runs: int
     mode: str
     accuracy: float | None
     low: float | None
@@ -46,56 +65,60 @@ class Compared:
     no_answer: int
     cut: int
     errors: int
-    paired: int | None = None
-    difference: float | None = None
-    difference_low: float | None = None
-    difference_high: float | None = None
-    better: int | None = None
-    worse: int | None = None
+    paired: int | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    p: float | None
+    better: int | None
+    worse: int | None
+    bought: float | None
+    kept: float | None
+    length: float | None
+    correct: float | None
+    given_up: float | None
+    perplexity: float | None = column(measured=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """One input: per mode its score, and per mode and problem the share of correct solutions (judged ones alone)."""
 
+    name: str
+    position: int
     scores: Mapping[str, Score]
-    shares: Mapping[str, Mapping[Problem, float]]
+    shares: Mapping[str, Shares]
     problems: frozenset[Problem]
 
 
 def compare(params: CompareParams, ctx: StageContext) -> Summary:
-    """One row per input and mode. Raises RunError when the baseline shares no problem with another input."""
-    names = [source.name for source in ctx.inputs]
-    base = names.index(params.baseline)
+    """One row per line, mode and baseline. Raises RunError when a baseline shares no problem with what is compared."""
     evaluations = []
     for done, source in enumerate(ctx.inputs):
-        evaluations.append(read(source))
-        ctx.progress(done + 1, len(names))
-    common = [len(e.problems & evaluations[base].problems) for e in evaluations]
-    if 0 in common:
-        raise RunError(
-            f"{names[common.index(0)]} and {params.baseline} have no problem in common: evaluate both on the same input"
-        )
-    rows = [
-        row_of(position, base, mode, evaluation, evaluations[base])
-        for position, evaluation in enumerate(evaluations)
-        for mode in MODES
-        if mode in evaluation.scores
-    ]
+        if stage_of(source.name) not in params.data:
+            evaluations.append(read(source, done))
+        ctx.progress(done + 1, len(ctx.inputs))
+    lines: dict[str, list[Evaluation]] = {}
+    for one in evaluations:
+        others = {axis: label for axis, label in labels_of(one.name).items() if axis != SEED}
+        lines.setdefault(instance(stage_of(one.name), others), []).append(one)
+    baselines = (params.baseline,) if isinstance(params.baseline, str) else params.baseline
+    rows = []
+    for line in lines.values():
+        data = trained_on(line, params.data, ctx.inputs)
+        for mode in (mode for mode in MODES if any(mode in one.scores for one in line)):
+            for against, selector in enumerate(baselines):
+                rows.append(row_of(line, mode, against, selector, evaluations, data))
     ctx.write_rows(arrow_schema(Compared), (plain(row) for row in rows))
-    return {
-        "table": [plain(row) for row in rows],
-        "problems": [len(e.problems) for e in evaluations],
-        "in_common_with_baseline": common,
-    }
+    return {"table": [plain(row) for row in rows]}
 
 
-def read(source: Input) -> Evaluation:
+def read(source: Input, position: int) -> Evaluation:
     """Fold an evaluation's rows; its texts are not kept. Raises RunError for an input of another kind."""
     if source.kind != "evaluate":
         raise RunError(f"{source.name} is not an evaluation but {source.kind}")
     scores: dict[str, Score] = {}
-    shares: dict[str, dict[Problem, float]] = {}
+    shares: dict[str, dict[Hashable, float]] = {}
     seen: Counter[str] = Counter()
     failures = 0
     for row in source.rows():
@@ -112,39 +135,119 @@ def read(source: Input) -> Evaluation:
                 shares.setdefault(mode, {})[problem] = share
     for score in scores.values():
         score.errors += failures
-    return Evaluation(scores, shares, frozenset((n, i) for n, count in seen.items() for i in range(count)))
+    problems = frozenset((n, i) for n, count in seen.items() for i in range(count))
+    return Evaluation(source.name, position, scores, shares, problems)
 
 
-def row_of(position: int, base: int, mode: str, evaluation: Evaluation, baseline: Evaluation) -> Compared:
-    """One row of the table."""
-    alone = Compared(position, position == base, mode, **evaluation.scores[mode].summary())
-    if position == base:
-        return alone
-    mine, theirs = evaluation.shares.get(mode, {}), baseline.shares.get(mode, {})
-    differences = [mine[problem] - theirs[problem] for problem in mine if problem in theirs]
-    return Compared(**{**vars(alone), **difference(differences)})
+def row_of(
+    line: Sequence[Evaluation],
+    mode: str,
+    against: int,
+    selector: str,
+    every: Sequence[Evaluation],
+    data: Mapping[str, Any],
+) -> Compared:
+    """One row of the table. Raises RunError as `compare` does."""
+    itself = any(selects(selector, one.name) for one in line)
+    score = Score([])
+    for one in line:
+        if mode in one.scores:
+            score.join(one.scores[mode])
+    said = score.summary()
+    shares = [one.shares.get(mode, {}) for one in line]
+    said["count"] = len({problem for run in shares for problem in run})
+    if (interval := crossed(shares)) and interval.low < interval.high:
+        said |= {"low": max(0.0, interval.low), "high": min(1.0, interval.high)}
+    paired_with = difference(None if itself else differences(line, mode, selector, every))
+    return Compared(line[0].position, against, itself, len(line), mode, **said, **paired_with, **data)
 
 
-def difference(differences: Sequence[float]) -> dict[str, float | int | None]:
-    """The columns that pair an evaluation with the baseline; null where there is too little to say."""
-    interval = paired(differences)
+def differences(line: Sequence[Evaluation], mode: str, selector: str, every: Sequence[Evaluation]) -> list[Shares]:
+    """For each pair of an evaluation and its baseline: the differences of the problems that both judged."""
+    found: list[Shares] = []
+    for one in line:
+        for base in partners(one, selector, every):
+            if not one.problems & base.problems:
+                raise RunError(f"{one.name} and {base.name} have no problem in common: evaluate both on the same input")
+            mine, theirs = one.shares.get(mode, {}), base.shares.get(mode, {})
+            found.append({problem: mine[problem] - theirs[problem] for problem in mine if problem in theirs})
+    return found
+
+
+def partners(one: Evaluation, selector: str, every: Sequence[Evaluation]) -> list[Evaluation]:
+    """The baselines of an evaluation: selected, of the same seed (of any, where one of them has none), and like it on
+    every other axis that makes a difference to the baseline's stage."""
+    mine, fixed = labels_of(one.name), labels_of(selector)
+    labels = {base: labels_of(base.name) for base in every if stage_of(base.name) == stage_of(selector)}
+    axes = {axis for said in labels.values() for axis in said} - fixed.keys() - {SEED}
+    return [
+        base
+        for base, said in labels.items()
+        if selects(selector, base.name)
+        and all(said.get(axis) == mine.get(axis) for axis in axes)
+        and mine.get(SEED, said.get(SEED)) == said.get(SEED, mine.get(SEED))
+    ]
+
+
+def difference(runs: Sequence[Shares] | None) -> dict[str, Any]:
+    """The columns that pair a line with its baseline; null where there is too little to say, or no baseline."""
+    if runs is None:
+        return dict.fromkeys(("paired", "difference", "difference_low", "difference_high", "p", "better", "worse"))
+    every = [value for run in runs for value in run.values()]
+    several = crossed(runs)
+    interval = several or paired(every)
     return {
-        "paired": len(differences),
-        "difference": sum(differences) / len(differences) if differences else None,
+        "paired": len(every),
+        "difference": fmean(every) if every else None,
         "difference_low": interval.low if interval else None,
         "difference_high": interval.high if interval else None,
-        "better": sum(d > 0 for d in differences),
-        "worse": sum(d < 0 for d in differences),
+        "p": several.p if several else p_value(every),
+        "better": sum(d > 0 for d in every),
+        "worse": sum(d < 0 for d in every),
     }
+
+
+def trained_on(line: Sequence[Evaluation], data: Sequence[str], inputs: Sequence[Input]) -> dict[str, float | None]:
+    """The columns of the data: of each evaluation the data stages that its model comes from, as their records tell."""
+    told = []
+    for one in line:
+        sources = [inputs[place] for place in inputs[one.position].made_from]
+        told.append(
+            _of_records([source.record for name in data for source in sources if stage_of(source.name) == name])
+        )
+    return {name: _mean([one[name] for one in told]) for name in told[0]}
+
+
+def _of_records(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """The data stages of one model in one: tokens are added, and of the rest the last that tells counts."""
+    fates: Mapping[str, int] = {}
+    summary: dict[str, Any] = {}
+    for record in records:
+        fates = record.get("fates") or fates
+        summary |= {name: value for name, value in record["summary"].items() if value is not None}
+    return {
+        "bought": sum(record["spend"]["bought"] for record in records) if records else None,
+        "kept": sum(record["spend"]["kept"] for record in records) if records else None,
+        "length": summary.get("mean_tokens"),
+        "correct": summary.get("share_correct"),
+        "given_up": fates.get(Fate.given_up, 0) / sum(fates.values()) if fates else None,
+        "perplexity": summary.get("mean_perplexity"),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
 
 
 STAGE = WholeStage(
     "compare",
-    version=1,
+    version=2,
     params=CompareParams,
     run=compare,
     gives="rows",
     adds=Compared,
     reads=lambda params: ("problem", "solutions"),
-    inputs=(2, None),
+    inputs=(1, None),
+    gathers=True,
 )

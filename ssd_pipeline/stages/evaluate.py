@@ -134,6 +134,12 @@ class Score:
             self.cut += solution["finish"] == "length"
         self.solutions += len(solutions)
 
+    def join(self, other: Score) -> None:
+        """All problems of another evaluation too."""
+        self.means += other.means
+        for count in ("trials", "tokens", "solutions", "no_answer", "cut", "errors"):
+            setattr(self, count, getattr(self, count) + getattr(other, count))
+
     def summary(self) -> dict[str, Any]:
         """Accuracy with its 95% interval (null without any judged solution), problems, mean tokens, and the counts of
         solutions without an answer, cut at the limit, and that could not be judged."""

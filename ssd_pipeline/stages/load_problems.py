@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -80,7 +80,9 @@ class LoadProblems(Params):
     file: LocalPath | None = Field(None, description=".jsonl, .json, .csv, .tsv (also .gz) or .parquet")
     reasoning_gym: ReasoningGym | None = None
     columns: Columns = Columns()
-    shuffle: int | None = Field(None, ge=0, description="the seed of a random order; null keeps the order")
+    shuffle: Annotated[int, Field(ge=0)] | Literal["seed"] | None = Field(
+        None, description="a random order: its seed, or `seed` for the recipe's; null keeps the order"
+    )
     holdout: Holdout | None = None
     dedupe: bool = Field(False, description="keep only the first of problems with the same statement")
     limit: int | None = Field(None, ge=1, description="at most this many rows, after all else")
@@ -214,7 +216,8 @@ def run(params: LoadProblems, ctx: StageContext) -> Summary:
         rows = itertools.islice(_rows(params, source, counts), params.limit)
     else:
         passes = itertools.chain([counts], (Counter() for _ in itertools.count()))  # the first pass counts
-        rows = _shuffled(lambda: _rows(params, source, next(passes)), params.shuffle, params.limit)
+        seed = ctx.seed if params.shuffle == "seed" else params.shuffle
+        rows = _shuffled(lambda: _rows(params, source, next(passes)), seed, params.limit)
     bad: list[str] = []
     written = ctx.write_rows(arrow_schema(Problem), _watched(rows, bad, params, ctx))
     if not written:
@@ -264,6 +267,7 @@ STAGE = WholeStage(
     gives="rows",
     adds=Problem,
     inputs=(0, 0),
+    random=lambda params: params.shuffle == "seed",
     loads=True,
     check=check,
 )

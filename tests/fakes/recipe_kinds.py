@@ -124,6 +124,6 @@ KINDS: dict[str, Stage] = {
         optional=lambda p: ("hint",),
     ),
     "train": WholeStage("train", 1, Train, never_whole, "adapter", reads=lambda p: ("problem", "solution")),
-    "compare": WholeStage("compare", 1, Compare, never_whole, "rows", inputs=(2, 3)),
+    "compare": WholeStage("compare", 1, Compare, never_whole, "rows", inputs=(2, 3), gathers=True),
     "push": EffectStage("push", 1, Push, never_whole, lambda params, digests: False, inputs=(1, 1)),
 }

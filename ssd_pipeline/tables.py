@@ -1,0 +1,118 @@
+"""What a run says in its closing tables about many stages at once: a comparison, and a sweep's instances in one line.
+
+Rows go in as the dicts that events hold, and come out as texts; columns in which nothing is said are left out. This
+file does not know the screen, nor how anything was computed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+from ssd_pipeline.names import instance, labels_of, stage_of
+
+T = TypeVar("T")
+Event = Mapping[str, Any]
+
+
+def amount(count: float | None) -> str:
+    """A number of tokens or rows for reading: 950, 12.3k, 4.56M."""
+    if count is None:
+        return ""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}{letter}"
+    return f"{count:.4g}"
+
+
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def added(events: Sequence[Event]) -> list[Event]:
+    """Events of finished stages, those of one stage's instances as one: `adapter x21`, with their sums."""
+    found: list[Event] = []
+    for name, of in _by_stage(events, lambda event: str(event["stage"])).items():
+        counts: dict[str, Counter[str]] = {"fates": Counter(), "spend": Counter()}
+        for event in of:
+            for key, count in counts.items():
+                count.update(event[key])
+        sums = {key: sum(event[key] or 0 for event in of) for key in ("rows", "computed", "seconds")}
+        one = {**of[0], **counts, **sums, "stage": f"{name} x{len(of)}", "address": None, "summary": {}}
+        found.append(one if len(of) > 1 else of[0])
+    return found
+
+
+def folded(plan: Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Lines of a plan (stage, kind, what becomes of it, ...), those of one stage's instances as one."""
+    found: list[Sequence[str]] = []
+    for name, of in _by_stage(plan, lambda row: row[0]).items():
+        says = ", ".join(f"{count} {status}" for status, count in Counter(row[2] for row in of).items())
+        found.append((f"{name} x{len(of)}", of[0][1], says, *[""] * (len(of[0]) - 3)) if len(of) > 1 else of[0])
+    return found
+
+
+def _by_stage(things: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T]]:
+    found: dict[str, list[T]] = {}
+    for thing in things:
+        found.setdefault(stage_of(name(thing)), []).append(thing)
+    return found
+
+
+def comparison(table: Sequence[Event], inputs: Sequence[str], baselines: Sequence[str]) -> list[list[str]]:
+    """The rows of `compare` with a line for each evaluation and mode, the heads first; `inputs`: the inputs' names."""
+    lines = []
+    for _, group in groupby(table, lambda row: (row["position"], row["mode"])):
+        rows = list(group)
+        cells = {"comparison": without_seed(inputs[rows[0]["position"]]), **_accuracy(rows[0])}
+        for row, name in zip(rows, baselines, strict=True):
+            short = "baseline (95%)" if len(rows) == 1 else " ".join(labels_of(name).values()) or name
+            cells[f"minus {short}"] = _difference(row)
+        if len(rows) == 1:
+            cells |= {"p": _p(rows[0]["p"]), **{name: amount(rows[0][name]) for name in ("better", "worse")}}
+        lines.append({**cells, "problems": amount(rows[0]["count"]), **_data(rows[0])})
+    heads = [head for head in lines[0] if any(line[head] for line in lines)]
+    return [heads, *([line[head] for head in heads] for line in lines)]
+
+
+def without_seed(name: str) -> str:
+    """The name of a line: an instance's without its seed."""
+    return instance(stage_of(name), {axis: label for axis, label in labels_of(name).items() if axis != "seed"})
+
+
+def _accuracy(row: Event) -> dict[str, str]:
+    """With its interval, which is symmetrical for several runs, but for a cut at 0 or 100."""
+    share, low, high = row["accuracy"], row["low"], row["high"]
+    shown = percent(share)
+    if share is not None:
+        several = row["runs"] > 1
+        shown += f" ± {percent(max(high - share, share - low))}" if several else f" ({percent(low)} to {percent(high)})"
+    return {"mode": row["mode"], "runs": str(row["runs"]) if row["runs"] > 1 else "", "accuracy % (95%)": shown}
+
+
+def _difference(row: Event) -> str:
+    if row["difference"] is None:
+        return ""
+    if row["difference_low"] is None:
+        return f"{100 * row['difference']:+.1f}"
+    return f"{100 * row['difference']:+.1f} ± {percent(row['difference_high'] - row['difference'])}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2g}" if value >= 0.0001 else "<0.0001"
+
+
+def _data(row: Event) -> dict[str, str]:
+    perplexity, length = (row[name] for name in ("perplexity", "length"))
+    return {
+        "bought": amount(row["bought"]),
+        "kept": amount(row["kept"]),
+        "length": "" if length is None else f"{length:.0f}",
+        "correct %": percent(row["correct"]),
+        "given up %": percent(row["given_up"]),
+        "perplexity": "" if perplexity is None else f"{perplexity:.3f}",
+    }

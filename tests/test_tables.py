@@ -1,0 +1,76 @@
+"""The closing tables of many stages, as texts."""
+
+from __future__ import annotations
+
+from ssd_pipeline.tables import added, comparison, folded
+
+ROW = {
+    "position": 0,
+    "against": 0,
+    "baseline": False,
+    "runs": 1,
+    "mode": "greedy",
+    "accuracy": 0.5,
+    "low": 0.4,
+    "high": 0.6,
+    "count": 300,
+    "difference": None,
+    "difference_low": None,
+    "difference_high": None,
+    "p": None,
+    "better": None,
+    "worse": None,
+    **dict.fromkeys(("bought", "kept", "length", "correct", "given_up", "perplexity")),
+}
+
+
+def test_columns_in_which_nothing_is_said_are_left_out() -> None:
+    better = {**ROW, "position": 1, "difference": 0.25, "p": 0.25, "better": 3, "worse": 0}
+    assert comparison([ROW, better], ["before", "after"], ["before"]) == [
+        ["comparison", "mode", "accuracy % (95%)", "minus baseline (95%)", "p", "better", "worse", "problems"],
+        ["before", "greedy", "50.0 (40.0 to 60.0)", "", "", "", "", "300"],
+        ["after", "greedy", "50.0 (40.0 to 60.0)", "+25.0", "0.25", "3", "0", "300"],
+    ]
+
+
+def test_a_sweep_has_one_line_for_all_seeds_a_column_for_each_baseline_and_the_data() -> None:
+    row = {**ROW, "runs": 7, "bought": 53_400.0, "kept": 15_900.0, "length": 82.6, "correct": 0.87, "perplexity": 1.12}
+    paired = {
+        **row,
+        "against": 1,
+        "difference": -0.1,
+        "difference_low": -0.15,
+        "difference_high": -0.05,
+        "given_up": 0.0,
+    }
+    told = comparison([row, paired], ["scores[arm=gen,seed=1]"], ["scores[arm=kd]", "before"])
+    assert told == [
+        [
+            *("comparison", "mode", "runs", "accuracy % (95%)", "minus before", "problems"),
+            *("bought", "kept", "length", "correct %", "perplexity"),
+        ],
+        [
+            "scores[arm=gen]",
+            "greedy",
+            "7",
+            "50.0 ± 10.0",
+            "-10.0 ± 5.0",
+            "300",
+            "53.4k",
+            "15.9k",
+            "83",
+            "87.0",
+            "1.120",
+        ],
+    ]
+
+
+def test_instances_share_a_line_of_the_plan_and_of_the_end() -> None:
+    plan = [("a[seed=1]", "load", "runs", "3"), ("a[seed=2]", "load", "cached", "3"), ("b", "sum", "runs", "")]
+    assert folded(plan) == [("a x2", "load", "1 runs, 1 cached", ""), plan[2]]
+    one = {"stage": "a[seed=1]", "kind": "load", "address": "x", "summary": {"s": 1}, "errors": {}}
+    event = {**one, "rows": 2, "computed": 0, "seconds": 1.0, "fates": {"accepted": 2}, "spend": {"bought": 3}}
+    (told,) = added([event, {**event, "stage": "a[seed=2]", "computed": 2, "rows": None}])
+    assert (told["stage"], told["rows"], told["computed"], told["seconds"]) == ("a x2", 2, 2, 2.0)
+    assert (told["fates"], told["spend"], told["address"]) == ({"accepted": 4}, {"bought": 6}, None)
+    assert added([event]) == [event]
