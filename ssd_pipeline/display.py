@@ -167,6 +167,9 @@ class Display:
         for event in self._finished:
             for reason, count in event["errors"].items():
                 self._screen.line(f"{clean(event['stage'])}: {count} rows with an error: {clean(reason)}")
+            for model, served in event["served"].items():
+                if event["computed"] and self._plan.document.models[model].runtime.endpoints:
+                    self._screen.line(f"{clean(event['stage'])}: {clean(model)} was {_served(served)}")
         self._accuracies()
         self._differences()
         done = sum(1 for e in self._finished if e["computed"])
@@ -223,6 +226,16 @@ def _comparison(name: str, line: Mapping[str, Any]) -> tuple[str, ...]:
             shown += f" ({100 * line['difference_low']:+.1f} to {100 * line['difference_high']:+.1f})"
     counts = [amount(line.get(k)) for k in ("better", "worse", "count")]
     return clean(name), line["mode"], percent(line["accuracy"]), shown, *counts
+
+
+def _served(served: Mapping[str, Any]) -> str:
+    """What an endpoint served, and how often its tokens changed when texts were joined."""
+    told = clean(f"{served['model']} ({served['check']})")
+    if not served.get("joins"):
+        return told
+    return (
+        f"{told}, and {percent(served['changed_joins'] / served['joins'])}% of {served['joins']} joins changed tokens"
+    )
 
 
 def _interval(mode: Mapping[str, Any] | None) -> str:

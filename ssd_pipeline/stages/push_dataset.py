@@ -31,7 +31,7 @@ FORMAT = 1
 REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?", re.ASCII)
 VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LINEAGE = ("kind", "address", "key", "fingerprint", "identity", "inputs", "content", "digest", "served", "tools")
-CAME_OUT = ("rows", "fates", "summary", "spend")
+CAME_OUT = ("rows", "fates", "summary", "spend", "served")
 
 
 class PushDataset(Params):
