@@ -53,7 +53,7 @@ async def _serve(latency_s: float, ids: list[int], ready: Any) -> None:
         await asyncio.sleep(latency_s)
         async with places:
             free += branches
-            places.notify_all()
+            places.notify()  # all ask for as many branches
 
     async def answer(path: str, body: Any) -> Any:
         if path == "/v1/models":
