@@ -21,7 +21,7 @@ import yaml
 from ssd_pipeline.errors import RunError
 
 TAGS = ("reasoning", "distillation", "gen-ssd", "ssd_pipeline")
-CAME_OUT = ("rows", "fates", "summary", "spend")
+CAME_OUT = ("rows", "fates", "summary", "spend", "served")
 FRONT = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.DOTALL | re.MULTILINE)
 MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#|!~&])")
 

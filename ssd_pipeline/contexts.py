@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,13 +147,14 @@ class Pool:
         return await asyncio.shield(self._open[key])
 
     async def _load(self, opener: Callable[[Model], Any], model: Model) -> Any:
-        opened = await asyncio.to_thread(opener, model)
         weights = self.inputs.weights(model.name)
         if opener is models.open_sampler:
-            await self._connected(opened, model)
+            sampler = await asyncio.to_thread(models.open_sampler, model, self.tell)
+            await self._connected(sampler, model)
             price = model.runtime.price
             metered = {"meter": await asyncio.to_thread(models.open_meter, model)} if price and price.prompt else {}
-            return RecordedSampler(opened, self.replies, weights, self.paid, price, **metered)
+            return RecordedSampler(sampler, self.replies, weights, self.paid, price, tell=self.tell, **metered)
+        opened = await asyncio.to_thread(opener, model)
         if opener is models.open_scorer:
             return RecordedScorer(opened, self.replies, weights, self.paid)
         return opened
@@ -176,7 +177,7 @@ class Pool:
         for (what, name), future in self._open.items():
             if what == "sampler" and future.done() and not future.exception():
                 says = await future.result().served()
-                found[name] = {"model": says.model, "revision": says.revision, "check": says.check}
+                found[name] = asdict(says)
         return found
 
     async def close(self) -> None:

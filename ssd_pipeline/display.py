@@ -159,6 +159,9 @@ class Display:
                 self._screen.line(f"{clean(event['stage'])}: {count} rows with an error: {clean(reason)}")
             for warning in event["summary"].get("warnings", ()):
                 self._screen.line(f"{clean(event['stage'])}: {clean(warning)}")
+            for model, served in event["served"].items():
+                if event["computed"] and self._plan.document.models[model].runtime.endpoints:
+                    self._screen.line(f"{clean(event['stage'])}: {clean(model)} was {_served(served)}")
         if not many:
             self._accuracies()
         self._differences()
@@ -207,6 +210,16 @@ class Display:
             heads, *rows = comparison(event["summary"]["table"], stage.inputs, baselines)
             self._screen.line()
             self._screen.table(heads, [list(map(clean, row)) for row in rows], right=heads[2:])
+
+
+def _served(served: Mapping[str, Any]) -> str:
+    """What an endpoint served, and how often its tokens changed when texts were joined."""
+    told = clean(f"{served['model']} ({served['check']})")
+    if not served.get("joins"):
+        return told
+    return (
+        f"{told}, and {percent(served['changed_joins'] / served['joins'])}% of {served['joins']} joins changed tokens"
+    )
 
 
 def _interval(mode: Mapping[str, Any] | None) -> str:

@@ -35,5 +35,6 @@ def finished_event(plan: Plan, name: str, began: float, *, computed: int, paid: 
         "spend": record.get("spend", asdict(Spend())),
         "paid": asdict(paid),
         "summary": record.get("summary", {}),
+        "served": record.get("served") or {},
         "seconds": round(time.monotonic() - began, 3),
     }

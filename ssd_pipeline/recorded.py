@@ -10,19 +10,42 @@ from __future__ import annotations
 
 import base64
 from array import array
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ssd_pipeline.errors import RowError
 from ssd_pipeline.records import Paid
-from ssd_pipeline.stage import Branch, Price, Sample, Sampler, Score, Scored, Scorer, Served
+from ssd_pipeline.stage import Branch, Keep, Price, Sample, Sampler, Score, Scored, Scorer, Served
 from ssd_pipeline.store.replies import Replies, reply_key
+
+SIBLINGS = 64  # branches that could have differed from an earlier one, before their share means something
+ALL_ALIKE = 0.95
+
+
+@dataclass
+class Alike:
+    """How often branches of different seeds were the same: nearly always, where a server ignores seeds."""
+
+    tell: Callable[[str], None]
+    siblings: int = 0
+    same: int = 0
+    told: bool = False
+
+    def add(self, branches: Sequence[Branch]) -> None:
+        """Count the branches of one prefix. Tells once, with the share."""
+        self.siblings += len(branches) - 1
+        self.same += len(branches) - len({branch.text for branch in branches})
+        if not self.told and self.siblings >= SIBLINGS and self.same >= ALL_ALIKE * self.siblings:
+            share = f"{100 * self.same / self.siblings:.0f}% of {self.siblings} branches repeat another one"
+            self.tell(f"{share} of the same prefix: the endpoint seems to ignore `seed`, so that branches buy nothing")
+            self.told = True
 
 
 @dataclass(frozen=True)
 class RecordedSampler:
-    """`weights`: the identity of what the model computes. `paid` is told the tokens that were really sampled.
+    """`weights`: the identity of what the model computes. `paid` is told the tokens that were really sampled, `tell`
+    that a server ignores seeds.
 
     `price` is that of the model's tokens, if it has one; `meter` counts a question's prompt tokens.
     """
@@ -33,21 +56,37 @@ class RecordedSampler:
     paid: Callable[[Paid], None]
     price: Price | None = None
     meter: Callable[[Sample], int] = lambda ask: 0
+    tell: Callable[[str], None] = lambda text: None
+    _alike: Alike = field(init=False)
 
-    async def sample(self, ask: Sample) -> list[Branch]:
-        keys = [self._key(ask, seed) for seed in ask.seeds]
-        known = [self.replies.get(key) for key in keys]
-        missing = [i for i, value in enumerate(known) if value is None]
-        if missing:
-            asked = replace(ask, seeds=tuple(ask.seeds[i] for i in missing))
-            bought = await self.sampler.sample(asked)
-            for i, branch in zip(missing, bought, strict=True):
-                if ask.prompt and branch.text.startswith(ask.prompt):
-                    raise RowError("the endpoint gave the prompt back with its text: it does not serve raw completions")
-                known[i] = [branch.text, branch.tokens, branch.finish]
-                self.replies.put(keys[i], known[i])
-            self._pay(sum(branch.tokens for branch in bought), self.meter(asked))
-        return [Branch(*value) for value in known if value is not None]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_alike", Alike(self.tell))
+
+    async def sample(self, ask: Sample, keep: Keep = lambda seed, branch: None) -> list[Branch]:
+        known: dict[int, Branch] = {}
+        for seed in ask.seeds:
+            value = self.replies.get(self._key(ask, seed))
+            if value is not None:
+                known[seed] = Branch(*value)
+        missing = replace(ask, seeds=tuple(seed for seed in ask.seeds if seed not in known))
+        unpaid = [self.meter(missing)] if missing.seeds else []  # of the question, paid with its first branch
+
+        def bought(seed: int, branch: Branch) -> None:
+            if seed in known:
+                return
+            if ask.prompt and branch.text.startswith(ask.prompt):
+                raise RowError("the endpoint gave the prompt back with its text: it does not serve raw completions")
+            known[seed] = branch
+            self.replies.put(self._key(ask, seed), [branch.text, branch.tokens, branch.finish])
+            self._pay(branch.tokens, unpaid.pop() if unpaid else 0)
+
+        if missing.seeds:
+            branches = await self.sampler.sample(missing, bought)
+            for seed, branch in zip(missing.seeds, branches, strict=True):
+                bought(seed, branch)
+            if ask.sampling.temperature:
+                self._alike.add(branches)
+        return [known[seed] for seed in ask.seeds]
 
     def _pay(self, sampled: int, prompt: int) -> None:
         cost = self.price.of(sampled, prompt) if self.price else None

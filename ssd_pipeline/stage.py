@@ -183,6 +183,8 @@ class ModelRuntime(Params):
     served_name: str | None = Field(None, description="the id that the endpoint reports, if not the repo")
     concurrency: int = Field(64, ge=1, le=4096, description="requests in flight per endpoint")
     timeout_s: float = Field(600, gt=0, description="for one request")
+    requests_per_minute: int | None = Field(None, ge=1, description="the most that an endpoint is asked in any minute")
+    tokens_per_minute: int | None = Field(None, ge=1, description="the most that it reads and writes in any minute")
     patience_s: float = Field(300, ge=0, description="how long a dead endpoint is waited for before the run stops")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="for local models")
     cache_gb: float = Field(8, gt=0, description="memory for KV caches of a local model")
@@ -289,21 +291,31 @@ class Count:
 
 @dataclass(frozen=True)
 class Served:
-    """What answers: the model id and commit that an endpoint reports, and whether they could be checked."""
+    """What answers: the model id and commit that an endpoint reports, and whether they could be checked.
+
+    `joins`: replies so far of which the token ids are known; `changed_joins`: those whose tokens are others when the
+    text is encoded anew.
+    """
 
     model: str
     revision: str | None
     check: Literal["verified", "unverifiable"]
+    joins: int = 0
+    changed_joins: int = 0
+
+
+Keep = Callable[[int, Branch], None]
 
 
 class Sampler(Protocol):
     """Gives continuations of a prefix.
 
-    `sample` returns one branch per seed, in the order of the seeds. Raises RowError (curable when asking again may
-    help), EndpointError to stop the run.
+    `sample` returns one branch per seed, in the order of the seeds. Where they do not come all at once, `keep` is given
+    each with its seed as soon as it is there: an error or an interrupt may come before the others do. Raises RowError
+    (curable when asking again may help), EndpointError to stop the run.
     """
 
-    async def sample(self, ask: Sample) -> list[Branch]: ...
+    async def sample(self, ask: Sample, keep: Keep = ...) -> list[Branch]: ...
 
     async def served(self) -> Served: ...
 

@@ -503,6 +503,14 @@ CASES: list[tuple[str, str, list[str]]] = [
         grow("criterion: §randm").replace("criterion: random, ", ""),
         ["stages.g.criterion: must be one of perplexity, random, not `randm`. Did"],
     ),
+    *[
+        (
+            f"34 {limit}",
+            runtime(f"{{models: {{t: {{{limit}: §0}}}}}}"),
+            [f"runtime.models.t.{limit}: must be at least 1"],
+        )
+        for limit in ("requests_per_minute", "tokens_per_minute")
+    ],
     ("34 api", runtime("{models: {t: §{api: tgi}}}"), ["runtime.models.t: api tgi needs `endpoints`"]),
     (
         "34 no api",

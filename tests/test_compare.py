@@ -23,7 +23,7 @@ def run(tmp_path: Path, baseline: str | tuple = "before", kind: str = "evaluate"
     """`more`: inputs beside the evaluations, which all evaluations are made from; they are the data."""
     made = [replace(finished(tmp_path / name, name, rows), kind=kind) for name, rows in inputs.items()]
     above = tuple(range(len(made), len(made) + len(more)))
-    ctx = Context(tmp_path / "result", inputs=[*(replace(one, above=above) for one in made), *reversed(more)])
+    ctx = Context(tmp_path / "result", inputs=[*(replace(one, made_from=above) for one in made), *reversed(more)])
     said = compare(CompareParams(baseline=baseline, data=tuple(one.name for one in more)), ctx)
     assert ctx.rows() == said["table"]
     return said

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from fakes import endpoints
-from fakes.endpoints import BOS, Fault, Server, llamacpp, serve, sglang, silent, vllm
+from fakes.endpoints import BOS, Fault, Server, llamacpp, serve, serve_cli, sglang, silent, vllm
 
 from ssd_pipeline.errors import EndpointError, RowError
-from ssd_pipeline.models.completions import CompletionsSampler, read_piece
-from ssd_pipeline.models.pieces import Piece, piece_seed, whole_branch
+from ssd_pipeline.models.completions import Completions, read_llama, read_piece
+from ssd_pipeline.models.failures import Failure, Reaction
+from ssd_pipeline.models.pieces import Piece, consecutive, piece_seed, whole_branch
+from ssd_pipeline.models.remote import RemoteSampler
 from ssd_pipeline.models.retry import Pace
 from ssd_pipeline.stage import Branch, Chunk, Model, ModelRuntime, Sample, Sampling, Served
 
@@ -21,9 +24,13 @@ def teacher(url: str, repo: str | None = "org/teacher", **runtime: object) -> Mo
     return Model("teacher", repo=repo, revision="c0ffee", runtime=ModelRuntime(endpoints=(url,), **runtime))
 
 
+def opened(model: Model) -> RemoteSampler:
+    return RemoteSampler(model, Completions(model, [0]), endpoints.tokenizer(), bos=BOS, pace=FAST)
+
+
 def sampled(model: Model, *asks: Sample) -> list[list[Branch]]:
     async def main() -> list[list[Branch]]:
-        sampler = CompletionsSampler(model, bos=BOS, pace=FAST)
+        sampler = opened(model)
         try:
             return [await sampler.sample(ask) for ask in asks]
         finally:
@@ -59,7 +66,6 @@ def test_every_setting_is_said() -> None:
         "include_stop_str_in_output": True,
         "no_stop_trim": True,
         "return_token_ids": True,
-        "verbose": True,
     }
 
 
@@ -73,38 +79,62 @@ def test_branches_are_one_request_where_seeds_follow_and_each_is_counted() -> No
     with serve(vllm) as server:
         together, apart = sampled(teacher(server.url), asking(), asking(seeds=(7, 5, 6)))
         assert branches_asked(server)[0] == (5, 3)
-        assert sorted(branches_asked(server)[1:]) == [(5, 1), (6, 1), (7, 1)]
+        assert sorted(branches_asked(server)[1:]) == [(5, 2), (7, 1)]
     assert [apart[1], apart[2], apart[0]] == together
 
 
-@pytest.mark.parametrize(("kind", "most"), [(llamacpp, 2), (llamacpp, 128), (sglang, 128)])
-def test_else_it_is_a_request_a_branch_and_that_is_remembered(kind, most: int) -> None:
+def test_llama_cpp_takes_as_many_branches_as_it_has_slots() -> None:
+    with serve(vllm) as other:
+        expected = sampled(teacher(other.url), asking(seeds=(5, 6, 7, 8, 9)))
+    with serve(llamacpp, slots=2) as server:
+        assert sampled(teacher(server.url), asking(seeds=(5, 6, 7, 8, 9))) == expected
+        assert sorted((body["seed"], body["n_cmpl"]) for body in server.posts()) == [(5, 2), (7, 2), (9, 1)]
+
+
+def test_others_are_asked_once_a_branch() -> None:
     with serve(vllm) as other:
         expected = sampled(teacher(other.url), asking())
-    with serve(kind, most_branches=most, counts_branches=kind is sglang) as server:
-        first, second = sampled(teacher(server.url), asking(), asking())
-        assert branches_asked(server)[0] == (5, 3)
-        assert sorted(branches_asked(server)[1:4]) == sorted(branches_asked(server)[4:]) == [(5, 1), (6, 1), (7, 1)]
-    assert [first] == [second] == expected
+    for kind, asked in ((sglang, 3), (serve_cli, 6)):
+        with serve(kind) as server:
+            assert sampled(teacher(server.url), asking()) == expected
+            assert len(server.posts()) == asked, "transformers serve refuses what it does not know, and is asked anew"
 
 
-def test_a_server_that_ignores_n_is_asked_once_a_branch() -> None:
+def test_transformers_serve_is_asked_one_after_the_other() -> None:
+    with serve(serve_cli, slow_s=0.01) as server:
+        sampled(teacher(server.url), asking(seeds=(1,)), asking(seeds=tuple(range(8))))
+        assert server.most_busy == 1
+
+
+def test_seeds_that_do_not_follow_are_apart() -> None:
+    assert consecutive([4, 5, 6, 2**31 - 1, 0, 1, 7], 2) == [(4, 5), (6,), (2**31 - 1,), (0, 1), (7,)]
+
+
+def test_a_server_that_ignores_n_has_answered_the_first() -> None:
     def one_choice(server: Server, method: str, path: str, body: dict) -> tuple[int, dict]:
-        return vllm(server, method, path, {**body, "n": 1} if body else body)
+        return vllm(server, method, path, {k: v for k, v in body.items() if k != "n"} if body else body)
 
-    with serve(one_choice) as server:
-        [branches] = sampled(teacher(server.url), asking())
-        assert len(branches) == 3
-        assert len(server.posts()) == 4
+    with serve(vllm) as other, serve(one_choice) as server:
+        assert sampled(teacher(server.url), asking()) == sampled(teacher(other.url), asking())
+        assert [seed for seed, _ in branches_asked(server)] == [5, 6, 7]
 
 
-def test_a_refused_prompt_does_not_blame_n() -> None:
+def test_a_refused_prompt_is_asked_once() -> None:
     with serve(vllm) as server:
-        server.faults = [Fault(400, '{"error": {"message": "too long"}}')] * 4
+        server.faults = [Fault(400, '{"error": {"message": "too long"}}')]
         with pytest.raises(RowError, match="too long"):
             sampled(teacher(server.url), asking())
-        sampled(teacher(server.url), asking())
-        assert branches_asked(server)[-1] == (5, 3)
+        assert branches_asked(server) == [(5, 3)]
+
+
+@pytest.mark.parametrize("kind", [vllm, sglang, llamacpp])
+def test_what_the_servers_context_leaves_is_asked_for_and_no_more(kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(endpoints, "next_id", lambda text, written, seed: 5)
+    prompt = Sample("1" * 90, "", Chunk(max_tokens=64), Sampling(), (5, 6))
+    with serve(kind, context=100) as server:
+        assert sampled(teacher(server.url), prompt) == [[Branch("1" * 9, 9, "length")] * 2]  # and one for BOS
+        with pytest.raises(RowError, match="fills its server's context"):
+            sampled(teacher(server.url), replace(prompt, prompt="1" * 100))
 
 
 def test_too_few_branches_are_asked_again_never_padded() -> None:
@@ -133,7 +163,7 @@ def test_a_stop_before_min_tokens_is_sampled_on_from(monkeypatch: pytest.MonkeyP
     )
 
 
-@pytest.mark.parametrize("kind", [vllm, sglang, llamacpp])
+@pytest.mark.parametrize("kind", [vllm, sglang, llamacpp, serve_cli])
 def test_a_stop_and_an_end_are_told_apart(kind, monkeypatch: pytest.MonkeyPatch) -> None:
     chunk = Chunk(max_tokens=9, stop=("\n",))
     with serve(kind) as server:
@@ -150,7 +180,8 @@ def test_a_server_that_tells_neither_is_refused(monkeypatch: pytest.MonkeyPatch)
         sampled(teacher(server.url), asking(Chunk(max_tokens=9, stop=("\n",)), (5,)))
 
 
-BODY = {"max_tokens": 4, "stop": ["\n"]}
+def read(choice: dict, count: object = 1) -> Piece:
+    return read_piece(choice, {"usage": {"completion_tokens": count}}, 4, ("\n",))
 
 
 @pytest.mark.parametrize(
@@ -159,27 +190,48 @@ BODY = {"max_tokens": 4, "stop": ["\n"]}
         ({"text": "a", "finish_reason": None}, 1),
         ({"text": "a", "finish_reason": "abort"}, 1),
         ({"text": "a", "finish_reason": "content_filter"}, 1),
+        ({"text": "a", "finish_reason": ["stop"]}, 1),
         ({"text": "a"}, 1),
         ({"text": None, "finish_reason": "length"}, 1),
         ({"text": "a", "finish_reason": "length"}, 5),
         ({"text": "a", "finish_reason": "length"}, 0),
+        ({"text": "a", "finish_reason": "length"}, -1),
         ({"text": "a", "finish_reason": "length"}, None),
         ({"text": "a", "finish_reason": "length"}, "1"),
+        ({"text": "a", "finish_reason": "length", "token_ids": [1] * 5}, 1),
     ],
 )
-def test_an_answer_without_sense_is_a_curable_error(choice: dict, counted: object) -> None:
-    with pytest.raises(RowError) as raised:
-        read_piece(choice, {}, counted, BODY)
-    assert raised.value.curable
+def test_an_answer_without_sense_is_not_believed(choice: dict, counted: object) -> None:
+    with pytest.raises(Failure) as raised:
+        read(choice, counted)
+    assert raised.value.reaction is Reaction.again
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"index": 0, "content": "a", "tokens": [5], "stop_type": "none"},
+        {"index": 0, "content": "a", "tokens": [5], "stop_type": "word", "stopping_word": "?"},
+        {"index": 0, "content": "a", "tokens": [], "stop_type": "limit"},
+        {"index": 0, "content": None, "tokens": [5], "stop_type": "limit"},
+        {"index": 1, "content": "a", "tokens": [5], "stop_type": "limit"},
+        [{"index": 0, "content": "a", "tokens": [5], "stop_type": "limit"}] * 2,
+        ["a"],
+    ],
+)
+def test_an_answer_of_llama_cpp_without_sense_is_not_believed(answer: object) -> None:
+    with pytest.raises(Failure) as raised:
+        read_llama(answer, 4, ("\n",))
+    assert raised.value.reaction is Reaction.again
 
 
 def test_a_cut_character_is_taken_off() -> None:
-    assert read_piece({"text": "a\ufffd", "finish_reason": "length"}, {}, 3, BODY) == Piece("a", 3, 3, "length")
+    assert read({"text": "a\ufffd", "finish_reason": "length"}, 3) == Piece("a", 3, 3, "length")
 
 
 def test_what_is_served_is_compared() -> None:
     async def served(model: Model) -> Served:
-        sampler = CompletionsSampler(model, pace=FAST)
+        sampler = opened(model)
         try:
             return await sampler.served()
         finally:

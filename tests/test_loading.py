@@ -136,9 +136,10 @@ def test_every_end_token_counts(tiny_model: Callable[..., Path]) -> None:
 
 
 def test_the_recipe_picks_who_answers(tiny_model: Callable[..., Path]) -> None:
-    from ssd_pipeline.models.completions import CompletionsSampler
+    from ssd_pipeline.models.completions import Completions
+    from ssd_pipeline.models.remote import RemoteSampler
     from ssd_pipeline.models.scorer import TransformersScorer
-    from ssd_pipeline.models.tgi import TgiSampler
+    from ssd_pipeline.models.tgi import Tgi
     from ssd_pipeline.models.transformers_sampler import TransformersSampler
 
     def model(**runtime: object) -> Model:
@@ -146,8 +147,10 @@ def test_the_recipe_picks_who_answers(tiny_model: Callable[..., Path]) -> None:
 
     urls = {"endpoints": ("http://127.0.0.1:1",)}
     assert isinstance(models.open_sampler(model()), TransformersSampler)
-    assert isinstance(models.open_sampler(model(api="tgi", **urls)), TgiSampler)
-    assert isinstance(models.open_sampler(model(api="completions", **urls)), CompletionsSampler)
+    for api, wire in (("tgi", Tgi), ("completions", Completions)):
+        opened = models.open_sampler(model(api=api, **urls))
+        assert isinstance(opened, RemoteSampler)
+        assert isinstance(opened._wire, wire)
     assert isinstance(models.open_scorer(model()), TransformersScorer)
     assert models.open_prompts(model()).render("q") == "<|user|>q<|assistant|>"
     with pytest.raises(EndpointError):

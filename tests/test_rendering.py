@@ -10,6 +10,7 @@ from fakes import tiny
 from transformers import AutoTokenizer
 
 from ssd_pipeline.errors import ModelError, RowError
+from ssd_pipeline.models.loading import load_tokenizer
 from ssd_pipeline.models.rendering import added_bos, control_tokens, end_token, prompts
 from ssd_pipeline.stage import Model, PromptFormat
 
@@ -73,5 +74,5 @@ def test_what_a_tokeniser_puts_first_by_itself(tmp_path: Path) -> None:
     special = [("<|user|>", put.convert_tokens_to_ids("<|user|>"))]
     put.backend_tokenizer.post_processor = TemplateProcessing(single="<|user|> $A", special_tokens=special)
     put.save_pretrained(tmp_path / "put")
-    found = {name: added_bos(Model("m", path=tmp_path / name)) for name in ("plain", "named", "put")}
+    found = {name: added_bos(load_tokenizer(Model("m", path=tmp_path / name))) for name in ("plain", "named", "put")}
     assert found == {"plain": "", "named": "", "put": "<|user|>"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from email.utils import formatdate
 
 import httpx2
@@ -14,15 +16,16 @@ from fakes.endpoints import Fault, Server, serve, tgi
 from ssd_pipeline.errors import EndpointError, RowError
 from ssd_pipeline.models import failures
 from ssd_pipeline.models.failures import Failure, Reaction, by_status, read_retry_after
-from ssd_pipeline.models.retry import FIRST_REFUSALS, Endpoint, Endpoints, Pace, together
+from ssd_pipeline.models.limits import Quota
+from ssd_pipeline.models.retry import Endpoint, Endpoints, Pace, all_of
 from ssd_pipeline.stage import Model, ModelRuntime, Served
 
-FAST = Pace(first_s=0.01, most_s=0.05, rest_s=0.05)
+FAST = Pace(first_s=0.01, most_s=0.05, rest_s=0.05, minute_s=0.3)
 GOOD = {"inputs": "x", "parameters": {"details": True, "max_new_tokens": 3}}
 
 
 def teacher(*urls: str, **runtime: object) -> Model:
-    setting = {"patience_s": 0.4, "timeout_s": 5, **runtime}
+    setting = {"patience_s": 20, "timeout_s": 5, **runtime}
     return Model("teacher", repo="org/teacher", runtime=ModelRuntime(endpoints=urls, **setting))
 
 
@@ -31,15 +34,23 @@ async def identify(endpoint: Endpoint) -> Served:
     return Served(info["model_id"], info["model_sha"], "verified")
 
 
-async def post(endpoint: Endpoint) -> str:
-    return (await endpoint.http.post(f"{endpoint.url}/generate", json=GOOD)).json()["generated_text"]
+def posting(text: str) -> Callable[[Endpoint], Awaitable[str]]:
+    async def call(endpoint: Endpoint) -> str:
+        return (await endpoint.http.post(f"{endpoint.url}/generate", json={**GOOD, "inputs": text})).json()[
+            "generated_text"
+        ]
+
+    return call
+
+
+post = posting("x")
 
 
 def asked(model: Model, texts: tuple[str, ...] = ("x",), pace: Pace = FAST) -> list[str | BaseException]:
     async def main() -> list[str | BaseException]:
         endpoints = Endpoints(model, "TGI", identify, pace)
         try:
-            return await asyncio.gather(*(endpoints.ask(text, post) for text in texts), return_exceptions=True)
+            return await asyncio.gather(*(endpoints.ask(text, posting(text)) for text in texts), return_exceptions=True)
         finally:
             await endpoints.close()
 
@@ -122,18 +133,6 @@ def test_every_status_has_a_reaction() -> None:
         assert (by_status(status) is Reaction.stop) == (status < 500 and status not in failures.BY_STATUS)
 
 
-def test_the_first_requests_all_refused_stop_the_run_but_not_later_ones() -> None:
-    texts = tuple(map(str, range(FIRST_REFUSALS)))
-    with serve(tgi) as server:
-        server.faults = [Fault(422, ERROR)] * FIRST_REFUSALS
-        kinds = [type(answer) for answer in asked(teacher(server.url), texts)]
-        assert kinds.count(EndpointError) == 1
-        assert kinds.count(RowError) == FIRST_REFUSALS - 1
-        server.faults = [None, *[Fault(422, ERROR)] * FIRST_REFUSALS]
-        kinds = [type(answer) for answer in asked(teacher(server.url, concurrency=1), (*texts, "more"))]
-        assert kinds.count(EndpointError) == 0
-
-
 def test_a_reply_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "LARGEST_REPLY", 1000)
     with serve(tgi) as server:
@@ -181,7 +180,7 @@ def dead_url() -> str:
 def test_a_dead_endpoint_is_waited_for_and_then_the_run_stops_and_says_how_to_go_on() -> None:
     url = dead_url()
     began = time.monotonic()
-    [failed] = asked(teacher(url.replace("http://", "http://user:secret@"), token="secret-token"))
+    [failed] = asked(teacher(url, token="secret-token", patience_s=0.4))
     assert 0.4 <= time.monotonic() - began < 5
     assert isinstance(failed, EndpointError)
     assert url in str(failed)
@@ -238,25 +237,61 @@ def test_a_busy_endpoint_that_serves_others_makes_a_curable_error() -> None:
 class TestSeveralEndpoints:
     texts = tuple(map(str, range(40)))
 
-    def test_a_text_keeps_to_its_endpoint(self) -> None:
-        with serve(tgi) as one, serve(tgi) as other:
-            asked(teacher(one.url, other.url), self.texts)
-            first = (len(one.posts()), len(other.posts()))
-            asked(teacher(one.url, other.url), self.texts)
-            assert (len(one.posts()), len(other.posts())) == (2 * first[0], 2 * first[1])
-            assert min(first) > 5
+    def test_a_problem_keeps_to_its_endpoint_and_they_share_the_work(self) -> None:
+        with serve(tgi, slow_s=0.01) as one, serve(tgi, slow_s=0.01) as other:
+            asked(teacher(one.url, other.url, concurrency=4), self.texts * 3)
+            prompts = [[body["inputs"] for body in server.posts()] for server in (one, other)]
+            assert not set(prompts[0]) & set(prompts[1])
+            assert [len(set(part)) for part in prompts] == [20, 20]
 
-    def test_it_moves_while_that_one_is_dead(self) -> None:
+    def test_it_moves_when_that_one_is_dead_and_stays(self) -> None:
+        async def main(server: Server) -> list[str]:
+            endpoints = Endpoints(teacher(dead_url(), server.url, patience_s=20), "TGI", identify, FAST)
+            try:
+                answers = await asyncio.gather(*(endpoints.ask(text, posting(text)) for text in self.texts))
+                live = endpoints._all[1]
+                assert all(endpoints._home(text) is live for text in self.texts)
+                return answers
+            finally:
+                await endpoints.close()
+
         with serve(tgi) as server:
-            answers = asked(teacher(dead_url(), server.url, patience_s=20), self.texts, Pace(0.01, 0.05, rest_s=30))
-            assert all(isinstance(answer, str) for answer in answers)
-            assert len(server.posts()) == len(self.texts)
+            assert len(asyncio.run(main(server))) == len(server.posts()) == len(self.texts)
 
-    def test_they_must_serve_the_same(self) -> None:
+    def test_a_dead_one_is_tried_by_one_request_at_a_time(self) -> None:
+        tried: list[str] = []
+
+        async def slow(endpoint: Endpoint) -> Served:
+            if endpoint.url.endswith(":9"):
+                tried.append(endpoint.url)
+                await asyncio.sleep(0.1)
+                raise Failure(Reaction.wait, "nobody there", gone=True)
+            return await identify(endpoint)
+
+        async def main(url: str) -> None:
+            model = teacher("http://127.0.0.1:9", url, patience_s=20)
+            endpoints = Endpoints(model, "TGI", slow, replace(FAST, rest_s=30))
+            await asyncio.gather(*(endpoints.ask(text, posting(text)) for text in self.texts))
+            await endpoints.close()
+
+        with serve(tgi) as server:
+            asyncio.run(main(server.url))
+        assert len(tried) == 1
+
+    def test_they_must_serve_the_same_from_the_start(self) -> None:
+        async def main(*urls: str) -> None:
+            endpoints = Endpoints(teacher(*urls), "TGI", identify, FAST)
+            try:
+                await endpoints.served()
+            finally:
+                await endpoints.close()
+
         with serve(tgi) as one, serve(tgi, sha="0ther") as other:
-            answers = asked(teacher(one.url, other.url), self.texts)
-            wrong = [answer for answer in answers if isinstance(answer, EndpointError)]
-            assert "was served before" in str(wrong[0])
+            with pytest.raises(EndpointError, match="was served before"):
+                asyncio.run(main(one.url, other.url))
+            assert one.posts() == other.posts() == []
+            asyncio.run(main(one.url, dead_url()))
+            asyncio.run(main(dead_url(), one.url))
 
 
 def test_what_is_served_is_asked_again_after_the_endpoint_was_gone() -> None:
@@ -287,6 +322,65 @@ def test_no_more_requests_are_in_flight_than_the_recipe_says() -> None:
         assert server.most_busy == 3
 
 
+class TestQuotas:
+    def taken(self, most: int, amounts: list[int], used: int | None = None) -> list[float]:
+        """When each amount was taken, all asked for at once, in minutes; `used`: what was needed in the end."""
+
+        async def main() -> list[float]:
+            quota = Quota(most, FAST.minute_s)
+
+            async def one(amount: int) -> float:
+                taken = await quota.take(amount)
+                taken.amount = amount if used is None else used
+                return taken.when / FAST.minute_s
+
+            return await asyncio.gather(*(one(amount) for amount in amounts))
+
+        return asyncio.run(main())
+
+    @pytest.mark.parametrize(("most", "amount", "each"), [(3, 1, 3), (100, 50, 2), (100, 51, 1), (10, 50, 1)])
+    def test_in_any_minute_no_more_and_in_order(self, most: int, amount: int, each: int) -> None:
+        times = self.taken(most, [amount] * (2 * each + 1))
+        assert times == sorted(times)
+        assert all(later - earlier >= 1 for earlier, later in zip(times, times[each:], strict=False))
+
+    def test_what_was_not_used_can_be_used_by_others(self) -> None:
+        times = self.taken(100, [50] * 10, used=5)
+        assert times[-1] - times[0] < 1
+
+    @pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])
+    def test_the_recipes_limit_holds(self, limit: str) -> None:
+        async def main(url: str) -> list[str]:
+            endpoints = Endpoints(teacher(url, **{limit: 3}), "TGI", identify, FAST)
+            try:
+                asks = (endpoints.ask("x", post, 1, lambda answer: 1) for _ in range(7))
+                return await asyncio.gather(*asks)
+            finally:
+                await endpoints.close()
+
+        with serve(tgi) as server:
+            began = time.monotonic()
+            assert len(asyncio.run(main(server.url))) == 7
+            assert time.monotonic() - began >= 2 * FAST.minute_s
+
+
+def test_an_endpoint_that_goes_and_comes_is_told_of_once() -> None:
+    said: list[str] = []
+
+    async def main(url: str) -> None:
+        endpoints = Endpoints(teacher(url), "TGI", identify, FAST, said.append)
+        asking = asyncio.gather(*(endpoints.ask(text, posting(text)) for text in "abcdef"))
+        await asyncio.sleep(0.15)
+        with serve(tgi, port=int(url.rpartition(":")[2])):
+            await asking
+        await endpoints.close()
+
+    asyncio.run(main(dead_url()))
+    assert len(said) == 2
+    assert "waiting, 20 s at most" in said[0]
+    assert "answers again" in said[1]
+
+
 class TestCredentials:
     def sent(self, server: Server) -> set[str | None]:
         return {headers.get("authorization") for *_, headers in server.requests}
@@ -295,11 +389,6 @@ class TestCredentials:
         with serve(tgi) as server:
             asked(teacher(server.url, token="secret"))
             assert self.sent(server) == {"Bearer secret"}
-
-    def test_a_name_and_password_in_the_url_are_sent(self) -> None:
-        with serve(tgi) as server:
-            asked(teacher(server.url.replace("//", "//me:pass@")))
-            assert self.sent(server) == {"Basic bWU6cGFzcw=="}
 
     def test_a_redirect_does_not_get_it(self) -> None:
         with serve(tgi) as target, serve(tgi) as server:
@@ -314,29 +403,33 @@ class TestCredentials:
             assert "bad token ***" in str(failed)
 
 
-@pytest.mark.parametrize("url", ["localhost:8080", "ftp://x", "http://", "", "http://[::1"])
-def test_what_is_no_url_is_said(url: str) -> None:
-    with pytest.raises(EndpointError):
-        Endpoints(teacher(url), "TGI", identify)
-
-
 def test_no_endpoint_is_said() -> None:
     with pytest.raises(EndpointError, match=r"runtime\.models\.teacher"):
         Endpoints(teacher(), "TGI", identify)
 
 
-def test_together_ends_the_others_when_one_fails() -> None:
+def test_what_fails_does_not_end_the_others_but_an_interrupt_does() -> None:
     ended: list[str] = []
 
-    async def slow() -> None:
+    async def slow(seconds: float) -> None:
         try:
-            await asyncio.sleep(30)
-        finally:
-            ended.append("slow")
+            await asyncio.sleep(seconds)
+            ended.append("done")
+        except asyncio.CancelledError:
+            ended.append("interrupted")
+            raise
 
     async def wrong() -> None:
         raise RowError("no")
 
-    with pytest.raises(RowError):
-        asyncio.run(together([slow(), wrong()]))
-    assert ended == ["slow"]
+    async def main() -> None:
+        with pytest.raises(RowError):
+            await all_of([wrong(), slow(0.05)])
+        running = asyncio.create_task(all_of([slow(30)]))
+        await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+    assert ended == ["done", "interrupted"]

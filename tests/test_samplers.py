@@ -1,4 +1,4 @@
-"""What every sampler promises, asked of all of them: in this process, over TGI, over three kinds of completions."""
+"""What every sampler promises, asked of all of them: in this process, over TGI, over four kinds of completions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from fakes import endpoints
 
-from ssd_pipeline.models.completions import CompletionsSampler
-from ssd_pipeline.models.tgi import TgiSampler
+from ssd_pipeline.models.completions import Completions
+from ssd_pipeline.models.remote import RemoteSampler
+from ssd_pipeline.models.tgi import Tgi
 from ssd_pipeline.models.transformers_sampler import TransformersSampler
 from ssd_pipeline.stage import Branch, Chunk, Model, ModelRuntime, Sample, Sampler, Sampling
 
-KINDS = ("transformers", "tgi", "vllm", "sglang", "llamacpp")
+KINDS = ("transformers", "tgi", "vllm", "sglang", "llamacpp", "serve_cli")
 Open = Callable[[], Sampler]
 
 
@@ -32,12 +33,11 @@ def opened(request: pytest.FixtureRequest, tiny_model: Callable[..., Path]) -> I
             runtime = ModelRuntime(device="cpu")
             yield lambda: TransformersSampler(Model("teacher", path=folder, runtime=runtime))
             return
-        counts = kind != "llamacpp"
-        most = 4 if kind == "llamacpp" else 128
-        answer = getattr(endpoints, kind)
-        server = stack.enter_context(endpoints.serve(answer, counts_branches=counts, most_branches=most))
-        sampler = TgiSampler if kind == "tgi" else CompletionsSampler
-        yield lambda: sampler(remote(server.url), bos=endpoints.BOS)
+        server = stack.enter_context(endpoints.serve(getattr(endpoints, kind)))
+        model, tokenizer = remote(server.url), endpoints.tokenizer()
+        yield lambda: RemoteSampler(
+            model, Tgi(model) if kind == "tgi" else Completions(model, [0]), tokenizer, bos=endpoints.BOS
+        )
 
 
 def using(opened: Open, work: Callable[[Sampler], Awaitable[object]]) -> object:

@@ -86,7 +86,7 @@ def test_an_instance_names_instances_and_what_gathers_receives_all(swept: Any) -
     result = stages["result"]
     assert result.inputs == (*(n for n in stages if n.startswith("cold_data")), *(n for n in stages if "scores" in n))
     assert result.params.baseline == "cold_data"
-    assert result.above == ((), (), (0,), (0,), (1,), (1,)), "each was made from the data of its own seed"
+    assert result.made_from == ((), (), (0,), (0,), (1,), (1,)), "each was made from the data of its own seed"
     assert stages["p"].seed is None
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from types import SimpleNamespace
 
 import pytest
 from fakes import endpoints
 from fakes.endpoints import BOS, Fault, Server, serve, tgi
+from huggingface_hub import InferenceClient
 
 from ssd_pipeline.errors import EndpointError, RowError
+from ssd_pipeline.models.failures import Failure, Reaction
+from ssd_pipeline.models.remote import RemoteSampler, check_served
 from ssd_pipeline.models.retry import Pace
-from ssd_pipeline.models.tgi import TgiSampler, check_served, read_piece
+from ssd_pipeline.models.tgi import Tgi, read_piece
 from ssd_pipeline.stage import Branch, Chunk, Model, ModelRuntime, Sample, Sampling, Served
 
 FAST = Pace(first_s=0.01, most_s=0.05, rest_s=0.02)
@@ -24,7 +26,7 @@ def teacher(*urls: str, repo: str | None = "org/teacher", revision: str = "c0ffe
 
 def sampled(model: Model, ask: Sample, bos: str = "") -> list[Branch]:
     async def main() -> list[Branch]:
-        sampler = TgiSampler(model, bos=bos, pace=FAST)
+        sampler = RemoteSampler(model, Tgi(model), endpoints.tokenizer(), bos=bos, pace=FAST)
         try:
             return await sampler.sample(ask)
         finally:
@@ -98,10 +100,10 @@ def test_a_cut_character_is_held_back_with_its_tokens(monkeypatch: pytest.Monkey
             sampled(teacher(server.url), asking(Chunk(max_tokens=1)), bos=BOS)
 
 
-def reply(text: object = "ab", reason: object = "length", count: object = 2, tokens: int = 2, special: bool = False):
-    listed = [SimpleNamespace(id=1, text="a", special=special) for _ in range(tokens)]
-    details = SimpleNamespace(finish_reason=reason, generated_tokens=count, tokens=listed)
-    return SimpleNamespace(generated_text=text, details=details)
+def reply(text: object = "ab", reason: object = "length", count: object = 2, tokens: int = 2, logprob: object = -1.0):
+    listed = [{"id": 1, "text": "a", "special": False, "logprob": logprob} for _ in range(tokens)]
+    details = {"finish_reason": reason, "generated_tokens": count, "tokens": listed}
+    return {"generated_text": text, "details": details}
 
 
 @pytest.mark.parametrize(
@@ -117,15 +119,16 @@ def reply(text: object = "ab", reason: object = "length", count: object = 2, tok
         reply(count=True, tokens=1),
         reply(tokens=1),
         reply(text=None),
-        SimpleNamespace(generated_text="ab", details=None),
-        SimpleNamespace(generated_text="ab", details=SimpleNamespace(tokens=None)),
-        "ab",
+        *[reply(logprob=value) for value in (float("nan"), float("-inf"), None, 0.3, "NaN", True)],
+        {"generated_text": "ab", "details": None},
+        {"generated_text": "ab", "details": {"tokens": ["a"]}},
+        {"text": "ab"},
     ],
 )
-def test_an_answer_without_sense_is_a_curable_error(answer: object) -> None:
-    with pytest.raises(RowError) as raised:
+def test_an_answer_without_sense_is_not_believed(answer: dict) -> None:
+    with pytest.raises(Failure) as raised:
         read_piece(answer, 4, ())
-    assert raised.value.curable
+    assert raised.value.reaction is Reaction.again
 
 
 def test_a_400_about_model_kwargs_is_one_request() -> None:
@@ -150,10 +153,23 @@ def test_no_token_but_the_recipes_is_sent(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_it_works_with_the_hub_off_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", False)
-    monkeypatch.setattr("huggingface_hub.utils._headers.detect_agent", lambda: pytest.fail("the Hub was looked up"))
     with serve(tgi) as server:
         assert len(sampled(teacher(server.url), asking(), bos=BOS)) == 1
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(temperature=0.8, top_p=0.9, top_k=3), Sampling(), Sampling(temperature=0)]
+)
+def test_huggingface_hubs_client_sends_the_same(sampling: Sampling, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of our words is a word of that client, and it understands the reply of the server that we test with."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
+    with serve(tgi) as server:
+        sampled(teacher(server.url), asking(Chunk(max_tokens=9, stop=("\n",)), sampling), bos=BOS)
+        client = InferenceClient(base_url=f"{server.url}/generate", token="unused")
+        ours = server.posts()[0]
+        theirs = client.text_generation(ours["inputs"], **ours["parameters"])
+        assert server.posts()[1] == ours
+    assert theirs.details.generated_tokens == len(theirs.details.tokens)
 
 
 URL = "http://127.0.0.1:1"
@@ -174,10 +190,11 @@ PATH = Model("teacher", runtime=ModelRuntime())
 )
 def test_what_is_served_is_compared(model: Model, served: str, sha: str | None, expected: str | None) -> None:
     if expected is None:
-        with pytest.raises(EndpointError, match="serves"):
-            check_served(model, URL, served, sha)
+        with pytest.raises(Failure, match="serves") as raised:
+            check_served(model, served, sha)
+        assert raised.value.reaction is Reaction.stop
     else:
-        assert check_served(model, URL, served, sha) == Served(served, sha, expected)
+        assert check_served(model, served, sha) == Served(served, sha, expected)
 
 
 def test_another_model_stops_the_run_before_anything_is_asked() -> None:
@@ -192,3 +209,24 @@ def test_a_server_of_another_kind_stops_the_run() -> None:
         with pytest.raises(EndpointError, match="text-generation-inference"):
             sampled(teacher(server.url), asking(), bos=BOS)
         assert len(server.requests) == 1
+
+
+def test_the_first_branch_of_a_long_text_that_is_new_goes_ahead() -> None:
+    """The server finds what it has read of the text only after the request for it."""
+    busy: list[int] = []
+
+    def counting(server: Server, method: str, path: str, body: dict) -> tuple[int, dict]:
+        if method == "POST":
+            busy.append(server.busy)
+        return tgi(server, method, path, body)
+
+    async def main(url: str) -> None:
+        model = teacher(url)
+        sampler = RemoteSampler(model, Tgi(model), endpoints.tokenizer(), pace=FAST)
+        for prompt, prefix in (("long " * 20, ""), ("long " * 20, "more"), ("short", "")):
+            await sampler.sample(Sample(prompt, prefix, Chunk(max_tokens=9), Sampling(), (1, 2, 3)))
+        await sampler.close()
+
+    with serve(counting, slow_s=0.3) as server:
+        asyncio.run(main(server.url))
+    assert [busy[0] == 1, busy[3] == 1, busy[6] == 1] == [True, False, False]

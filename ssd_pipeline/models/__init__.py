@@ -9,27 +9,37 @@ of a model, or why.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ssd_pipeline.models.loading import local_extra
+from ssd_pipeline.models.loading import load_tokenizer, local_extra
 from ssd_pipeline.stage import Model, Prompts, Sample, Sampler, Scorer
 
+if TYPE_CHECKING:
+    from ssd_pipeline.models.remote import Wire
 
-def open_sampler(model: Model) -> Sampler:
-    """What gives continuations of this model. May block while it loads. Raises ModelError, EndpointError."""
+
+def open_sampler(model: Model, tell: Callable[[str], None] = lambda text: None) -> Sampler:
+    """What gives continuations of this model. `tell` is told what a user should know while it lasts. May block while
+    it loads. Raises ModelError, EndpointError."""
     if model.runtime.api == "transformers":
         with local_extra(model.name):
             from ssd_pipeline.models.transformers_sampler import TransformersSampler
 
         return TransformersSampler(model)
-    from ssd_pipeline.models.rendering import added_bos
+    from ssd_pipeline.models.remote import RemoteSampler
+    from ssd_pipeline.models.rendering import added_bos, ends
 
+    tokenizer = load_tokenizer(model)
+    wire: Wire
     if model.runtime.api == "tgi":
-        from ssd_pipeline.models.tgi import TgiSampler
+        from ssd_pipeline.models.tgi import Tgi
 
-        return TgiSampler(model, bos=added_bos(model))
-    from ssd_pipeline.models.completions import CompletionsSampler
+        wire = Tgi(model)
+    else:
+        from ssd_pipeline.models.completions import Completions
 
-    return CompletionsSampler(model, bos=added_bos(model))
+        wire = Completions(model, ends(tokenizer, model.format.template))
+    return RemoteSampler(model, wire, tokenizer, bos=added_bos(tokenizer), tell=tell)
 
 
 def open_scorer(model: Model) -> Scorer:

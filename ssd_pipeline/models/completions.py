@@ -1,167 +1,196 @@
-"""A sampler over the OpenAI-compatible POST /v1/completions of vLLM, SGLang and llama.cpp, with httpx.
+"""What OpenAI-compatible servers speak, POST /v1/completions, and llama.cpp's own POST /completion, with httpx.
 
-Raw completions, never chat: the rendered prompt goes out as it is. The branches of a request are one request with
-`n` where the server gives branch i the seed + i and counts the tokens of each (vLLM); a server that refuses or ignores
-`n`, or counts the first branch alone (llama.cpp), is asked once per branch. What tells an end of text from a stop
-differs: `stop_reason` (vLLM), `matched_stop` (SGLang), `stop_type` (llama.cpp); a server that has none of them is
-refused, since its chunks could not be told from finished texts. Fields that a server does not know it ignores.
-This file does not know templates, prefixes of a trajectory, or what is done with a branch.
+Raw completions, never chat. What a server is, it says in /v1/models, and that decides what one request may ask for:
+vLLM gives branch i the seed + i; SGLang gives all branches the same seed, so it is asked once a branch, as is whoever
+is not known; llama.cpp tells what ended a text, and the tokens, of the first branch alone, unless it is asked in its
+own format. `transformers serve` refuses every field that OpenAI does not have, and is told in a configuration of its
+own that it shall sample. What tells an end of text from a stop differs: `stop_reason` (vLLM), `matched_stop` (SGLang),
+`stop_type` (llama.cpp), the stop kept in the text (transformers); a server that has none of them is refused, since its
+chunks could not be told from finished texts. This file does not know prefixes, branches or pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ssd_pipeline.errors import EndpointError, RowError
 from ssd_pipeline.models.failures import Failure, Reaction
-from ssd_pipeline.models.pieces import Piece, whole_branch
-from ssd_pipeline.models.retry import Endpoint, Endpoints, Pace, together
-from ssd_pipeline.models.tgi import PARTIAL, check_served
-from ssd_pipeline.stage import Branch, Finish, Model, Sample, Sampling, Served
+from ssd_pipeline.models.joins import PARTIAL
+from ssd_pipeline.models.pieces import Piece
+from ssd_pipeline.models.remote import check_served, counted, unknown_end
+from ssd_pipeline.models.retry import Endpoint
+from ssd_pipeline.stage import Finish, Model, Sample, Sampling, Served
 
 Reply = Mapping[str, Any]
 
+VLLM, LLAMA, SERVE = "vllm", "llamacpp", "transformers serve"
+MOST_BRANCHES = 64  # vLLM's own limit on `n`
+LLAMA_TELLS = {
+    "return_tokens": True,
+    "response_fields": ["index", "content", "tokens", "stop_type", "stopping_word"],
+}
 
-class CompletionsSampler:
-    """`Sampler` over the servers of a model. `bos`: what they put before every text, '' for nothing."""
 
-    def __init__(self, model: Model, *, bos: str = "", pace: Pace | None = None) -> None:
-        self._model = model
-        self._bos = bos
+class Completions:
+    """A `Wire`. `ends`: the ids that end a text of this model, for a server that must be told."""
+
+    speaks = "OpenAI-compatible completions"
+    warms = False
+    most_tokens: int | None = None
+    most_branches = MOST_BRANCHES
+    context: int | None = None
+
+    def __init__(self, model: Model, ends: Sequence[int] = ()) -> None:
+        self._model, self._ends = model, list(ends)
         self._id = model.runtime.served_name or model.repo
-        self._one_by_one = False
-        self._endpoints = Endpoints(model, "OpenAI-compatible completions", self._identify, pace)
+        self._kinds: dict[str, str] = {}
+        self._alone: dict[str, asyncio.Lock] = {}
 
-    async def sample(self, ask: Sample) -> list[Branch]:
-        """One branch per seed. Raises RowError, EndpointError."""
-        start = (ask.prompt + ask.prefix).removeprefix(self._bos)
-        firsts: list[Piece] | None = None
-        many = len(ask.seeds) > 1 and list(ask.seeds) == list(range(ask.seeds[0], ask.seeds[0] + len(ask.seeds)))
-        if many and not self._one_by_one:
-            body = self._body(ask, start, ask.chunk.max_tokens, ask.seeds[0]) | {"n": len(ask.seeds)}
-            firsts = await self._endpoints.ask(ask.prompt, lambda end: self._many(end, body))
-
-        async def branch(i: int) -> Branch:
-            async def more(text: str, tokens: int, seed: int) -> Piece:
-                body = self._body(ask, start + text, tokens, seed)
-                return await self._endpoints.ask(ask.prompt, lambda end: self._single(end, body))
-
-            return await whole_branch(ask.chunk, ask.seeds[i], more, first=firsts[i] if firsts else None)
-
-        branches = await together([branch(i) for i in range(len(ask.seeds))])
-        self._one_by_one = self._one_by_one or (many and firsts is None)  # so it was `n` that was refused
-        return branches
-
-    async def served(self) -> Served:
-        return await self._endpoints.served()
-
-    async def close(self) -> None:
-        await self._endpoints.close()
-
-    def _body(self, ask: Sample, prompt: str, tokens: int, seed: int) -> dict[str, Any]:
-        stop = {"stop": list(ask.chunk.stop)} if ask.chunk.stop else {}
-        kept = {"include_stop_str_in_output": True, "no_stop_trim": True}
-        told = {"return_token_ids": True, "verbose": True}
-        body = {"prompt": prompt, "max_tokens": tokens, "seed": seed, "stream": False}
-        return {**body, **_sampling(ask.sampling), **stop, **kept, **told}
-
-    async def _many(self, endpoint: Endpoint, body: dict[str, Any]) -> list[Piece] | None:
-        """All branches by one request, or None if this server cannot do that."""
-        try:
-            reply = await self._post(endpoint, body)
-        except Failure as failure:
-            if failure.reaction is Reaction.row:
-                return None
-            raise
-        choices = _choices(reply)
-        if len(choices) == 1 or any(not isinstance(choice.get("token_ids"), list) for choice in choices):
-            return None
-        if len(choices) != body["n"] or [choice.get("index") for choice in choices] != list(range(body["n"])):
-            raise Failure(Reaction.again, f"{len(choices)} branches came, {body['n']} were asked for")
-        return [read_piece(choice, reply, len(choice["token_ids"]), body) for choice in choices]
-
-    async def _single(self, endpoint: Endpoint, body: dict[str, Any]) -> Piece:
-        reply = await self._post(endpoint, body)
-        choices = _choices(reply)
-        if len(choices) != 1:
-            raise Failure(Reaction.again, f"{len(choices)} branches came, 1 was asked for")
-        ids, usage = choices[0].get("token_ids"), reply.get("usage")
-        counted = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        return read_piece(choices[0], reply, len(ids) if isinstance(ids, list) else counted, body)
-
-    async def _post(self, endpoint: Endpoint, body: dict[str, Any]) -> Reply:
-        named = {"model": self._id, **body}  # known only once the endpoint was asked what it serves
-        value = (await endpoint.http.post(f"{_root(endpoint)}/v1/completions", json=named)).json()
-        if not isinstance(value, dict):
-            raise Failure(Reaction.again, "the reply is not a JSON object")
-        return value
-
-    async def _identify(self, endpoint: Endpoint) -> Served:
+    async def identify(self, endpoint: Endpoint) -> Served:
         listed = (await endpoint.http.get(f"{_root(endpoint)}/v1/models")).json()
         data = listed.get("data") if isinstance(listed, dict) else None
-        ids = [str(entry.get("id")) for entry in data or () if isinstance(entry, dict)]
-        if not ids:
-            raise Failure(Reaction.stop, "/v1/models lists no model")
-        self._id = self._id or ids[0]
-        found = self._id if self._id in ids else ids[0]
-        return check_served(self._model, endpoint.url, found, None)
+        models = {str(entry.get("id")): entry for entry in data or () if isinstance(entry, dict)}
+        if not models:
+            raise Failure(Reaction.stop, "/v1/models lists no model", status=200)
+        name = self._id if self._id in models else next(iter(models))
+        served = check_served(self._model, name, None)
+        self._id = name
+        kind, meta = str(models[name].get("owned_by")), models[name].get("meta")
+        most = models[name].get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+        if kind == LLAMA:
+            slots = (await endpoint.http.get(f"{_root(endpoint)}/props")).json().get("total_slots")
+            self.most_branches = min(self.most_branches, slots if type(slots) is int and slots > 0 else 1)
+        elif kind != VLLM:
+            self.most_branches = 1
+        self.context = min(most, self.context or most) if type(most) is int else self.context
+        self._kinds[endpoint.url] = kind
+        return served
+
+    async def pieces(
+        self, endpoint: Endpoint, text: str, tokens: int, seeds: Sequence[int], ask: Sample
+    ) -> list[Piece]:
+        kind = self._kinds[endpoint.url]
+        if kind == SERVE:
+            return await self._serve(endpoint, text, tokens, seeds[0], ask)
+        stop = {"stop": list(ask.chunk.stop)} if ask.chunk.stop else {}
+        asked = {"prompt": text, "seed": seeds[0], "stream": False, **_sampling(ask.sampling), **stop}
+        if kind == LLAMA:
+            own = {"n_predict": tokens, "n_cmpl": len(seeds), "repeat_penalty": 1, **LLAMA_TELLS}
+            return read_llama(await _post(endpoint, "/completion", {**asked, **own}), tokens, ask.chunk.stop)
+        kept = {"include_stop_str_in_output": True, "no_stop_trim": True, "return_token_ids": True}
+        many = {"n": len(seeds)} if len(seeds) > 1 else {}
+        body = {"model": self._id, "max_tokens": tokens, "repetition_penalty": 1, **asked, **kept, **many}
+        try:
+            reply = await _post(endpoint, "/v1/completions", body)
+        except Failure as refused:
+            if refused.reaction is Reaction.row and "Unexpected fields in the request" in str(refused):
+                self._kinds[endpoint.url] = SERVE
+                return await self._serve(endpoint, text, tokens, seeds[0], ask)
+            raise
+        choices = _choices(reply)
+        if len(choices) > 1 and not any(isinstance(choice.get("token_ids"), list) for choice in choices):
+            raise Failure(Reaction.stop, "it does not tell the tokens of each branch: a newer vLLM is needed")
+        return [read_piece(choice, reply, tokens, ask.chunk.stop) for choice in choices]
+
+    async def _serve(self, endpoint: Endpoint, text: str, tokens: int, seed: int, ask: Sample) -> list[Piece]:
+        """One branch of `transformers serve`. Its seed is the process's: one request at a time, or they mix."""
+        sampling = ask.sampling
+        config: dict[str, Any] = {"do_sample": False}
+        if sampling.temperature:
+            neutral = {"top_p": sampling.top_p, "top_k": sampling.top_k}
+            config = {"do_sample": True, "temperature": sampling.temperature, **neutral}
+        if self._ends:
+            config |= {"eos_token_id": self._ends, "pad_token_id": self._ends[0]}
+        stop = {"stop": list(ask.chunk.stop)} if ask.chunk.stop else {}
+        body = {"model": self._id, "prompt": text, "max_tokens": tokens, "seed": seed, "stream": False, **stop}
+        async with self._alone.setdefault(endpoint.url, asyncio.Lock()):
+            reply = await _post(endpoint, "/v1/completions", {**body, "generation_config": json.dumps(config)})
+        return [read_piece(choice, reply, tokens, ask.chunk.stop, keeps_stops=True) for choice in _choices(reply)]
 
 
 def _root(endpoint: Endpoint) -> str:
     return endpoint.url.removesuffix("/v1")
 
 
+async def _post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Any:
+    return (await endpoint.http.post(_root(endpoint) + path, json=body)).json()
+
+
 def _sampling(sampling: Sampling) -> dict[str, Any]:
-    """Every setting is said, since the defaults are the server's or the model's own; top_k -1 is off for all three."""
-    neutral = {"min_p": 0, "repetition_penalty": 1}
-    return {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1, **neutral}
+    """Every setting is said, since the defaults are the server's or the model's own; top_k -1 is off for all."""
+    return {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1, "min_p": 0}
 
 
-def _choices(reply: Reply) -> list[dict[str, Any]]:
+def _choices(reply: Any) -> list[Reply]:
     """The branches of a reply, by their index. Raises Failure."""
-    choices = reply.get("choices")
+    choices = reply.get("choices") if isinstance(reply, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise Failure(Reaction.again, "the reply has no choices")
-    return sorted(choices, key=lambda choice: choice.get("index") if isinstance(choice.get("index"), int) else 0)
+    return _in_order(choices)
 
 
-def read_piece(choice: Reply, reply: Reply, counted: Any, body: Mapping[str, Any]) -> Piece:
-    """One choice as a piece. `counted`: its tokens, the end token among them. Raises RowError, EndpointError.
+def _in_order(branches: list[Any]) -> list[Reply]:
+    indices = [branch.get("index") if isinstance(branch, dict) else None for branch in branches]
+    if sorted(i for i in indices if type(i) is int) != list(range(len(branches))):
+        raise Failure(Reaction.again, "the branches of the reply are not numbered from 0 on")
+    return sorted(branches, key=lambda branch: int(branch["index"]))
 
-    A stop that the server cut off is put back. Which tokens make up an incomplete character at a cut is not told, so
-    the character is taken off and its tokens stay counted.
+
+def read_llama(reply: Any, most: int, stops: Sequence[str]) -> list[Piece]:
+    """llama.cpp's own answer as pieces, a list of it for several branches. Raises Failure."""
+    pieces = []
+    for said in _in_order(reply if isinstance(reply, list) else [reply]):
+        ids, kind, word = said.get("tokens"), said.get("stop_type"), said.get("stopping_word")
+        if kind not in ("eos", "word", "limit") or (kind == "word" and word not in stops):
+            raise unknown_end(kind)
+        finish: Finish = "eos" if kind == "eos" else "stop" if kind == "word" else "length"
+        pieces.append(_piece(said.get("content"), ids, None, finish, str(word or ""), most, stops))
+    return pieces
+
+
+def read_piece(choice: Reply, reply: Reply, most: int, stops: Sequence[str], *, keeps_stops: bool = False) -> Piece:
+    """One choice as a piece. `keeps_stops`: a text without a stop did not meet one. Raises Failure."""
+    usage = reply.get("usage")
+    count = usage.get("completion_tokens") if isinstance(usage, dict) else None
+    finish, stop = _finish(choice, stops, keeps_stops)
+    return _piece(choice.get("text"), choice.get("token_ids"), count, finish, stop, most, stops)
+
+
+def _piece(text: Any, ids: Any, count: Any, finish: Finish, stop: str, most: int, stops: Sequence[str]) -> Piece:
+    """A piece, if it makes sense. `count`: its tokens with the end token, where `ids` are not told.
+
+    A stop that the server cut off is put back; an incomplete character at a cut is taken off.
     """
-    text, most = choice.get("text"), body["max_tokens"]
     if not isinstance(text, str):
-        raise RowError("the endpoint's answer has no text", curable=True)
-    if type(counted) is not int or not 1 <= counted <= most:
-        raise RowError(f"the endpoint counts {counted!r} tokens, asked for {most}", curable=True)
-    stops = body.get("stop", [])
-    finish, stop = _finish(choice, reply, stops)
+        raise Failure(Reaction.again, "the answer has no text")
+    told = ids if isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids) else []
+    tokens = counted(len(told) if told else count, most)
     if finish == "eos":
-        return Piece(text.rstrip(PARTIAL), counted - 1, counted - 1, "eos")
+        return Piece(text.rstrip(PARTIAL), tokens - 1, tokens - 1, "eos", tuple(told[:-1]))
     if finish == "stop" and not any(known in text for known in stops):
         text += stop
-    return Piece(text.rstrip(PARTIAL), counted, counted, finish)
+    whole = text.rstrip(PARTIAL)
+    ended = finish == "stop" or whole.endswith(tuple(stops))  # some look at the length first
+    return Piece(whole, tokens, tokens, "stop" if ended else "length", tuple(told))
 
 
-def _finish(choice: Reply, reply: Reply, stops: list[str]) -> tuple[Finish, str]:
+def _finish(choice: Reply, stops: Sequence[str], keeps_stops: bool) -> tuple[Finish, str]:
     """Why a choice ended, and the stop that ended it."""
     reason = choice.get("finish_reason")
     if reason == "length":
         return "length", ""
     if reason != "stop":
-        raise RowError(f"the endpoint ended a text for an unknown reason: {reason!r}", curable=True)
-    verbose = reply.get("__verbose")
-    if isinstance(verbose, dict) and "stop_type" in verbose:
-        word = verbose.get("stopping_word")
-        return ("stop", word) if verbose["stop_type"] == "word" and word in stops else ("eos", "")
+        raise unknown_end(reason)
     for key in ("stop_reason", "matched_stop"):  # a text: that stop; an id or null: an end token
         if key in choice:
-            return ("stop", choice[key]) if choice[key] in stops else ("eos", "")
-    if not stops:
+            return ("stop", str(choice[key])) if choice[key] in stops else ("eos", "")
+    if any(stop in str(choice.get("text")) for stop in stops):
+        return "stop", ""
+    if keeps_stops or not stops:
         return "eos", ""
-    raise EndpointError(
-        "this server does not say whether a text ended or met a stop; serve it with vLLM, SGLang, llama.cpp or TGI"
+    raise Failure(
+        Reaction.stop,
+        "it does not say whether a text ended or met a stop; serve it with vLLM, SGLang, llama.cpp or TGI",
     )

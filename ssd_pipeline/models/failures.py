@@ -1,13 +1,13 @@
 """What can be wrong with one HTTP exchange, and what that means: the one table of failures.
 
     wait    nobody is there, or it is too busy
-    again   this request broke
+    again   this request broke, or its answer makes no sense
     row     this request is refused
     stop    no request will do better
 
 Every answer is checked here, on the connection, before any client library sees it: a good status and a JSON object, no
-larger than it can be, or a `Failure`. What is done about a failure is retry.py's. This file does not know endpoints,
-rows, or what was asked.
+larger than it can be, without the token that was sent, or a `Failure`. What is done about a failure is retry.py's.
+This file does not know endpoints, rows, or what was asked.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 
 LARGEST_REPLY = 64 << 20
+LONGEST_MESSAGE = 300  # characters of what a server says
+SECRET = 12  # characters from which on a token is no common word
 
 
 class Reaction(StrEnum):
@@ -55,13 +58,26 @@ BY_EXCEPTION = (  # the first that fits
 
 
 class Failure(Exception):
-    """One request without a usable answer."""
+    """One request without a usable answer. `status`: of an answer that a server of the right kind would not give.
+    `gone`: nobody was there."""
 
     def __init__(
-        self, reaction: Reaction, message: str, *, retry_after: float | None = None, gone: bool = False
+        self,
+        reaction: Reaction,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        gone: bool = False,
     ) -> None:
-        super().__init__(message)
-        self.reaction, self.retry_after, self.gone = reaction, retry_after, gone
+        super().__init__(shown(message))
+        self.reaction, self.status, self.retry_after, self.gone = reaction, status, retry_after, gone
+
+
+def shown(text: str, most: int = LONGEST_MESSAGE) -> str:
+    """What a server said, on one line, cut, with nothing in it that a terminal would obey."""
+    line = " ".join(text[: 10 * most].split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)[:most]
 
 
 def by_status(status: int) -> Reaction:
@@ -78,15 +94,18 @@ def by_exception(error: Exception) -> Failure:
 
 async def only_json(response: httpx2.Response) -> None:
     """Let nothing through but a good status with a JSON object, or a list of them. Raises Failure."""
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise Failure(Reaction.again, "the reply is compressed, which was not asked for")
     response.stream = _Bounded(response.stream)
     await response.aread()
-    kind = response.headers.get("content-type", "")
+    token = response.request.headers.get("authorization", "").removeprefix("Bearer ")
+    status = response.status_code
     if not response.is_success:
-        raise Failure(
-            by_status(response.status_code), _reason(response), retry_after=read_retry_after(response.headers)
-        )
-    if "html" in kind:
-        raise Failure(Reaction.stop, "it answers with a web page")
+        after = read_retry_after(response.headers)
+        said = f"status {status}: {without(token, _reason(response.text))}"
+        raise Failure(by_status(status), said, status=status, retry_after=after)
+    if "html" in response.headers.get("content-type", ""):
+        raise Failure(Reaction.stop, "it answers with a web page", status=status)
     try:
         value = json.loads(response.content)
     except ValueError:
@@ -94,6 +113,15 @@ async def only_json(response: httpx2.Response) -> None:
     first = value[0] if isinstance(value, list) and value else value
     if not isinstance(first, dict):
         raise Failure(Reaction.again, "the reply is not a JSON object")
+    if len(token) >= SECRET and without(token, response.text) != response.text:
+        raise Failure(Reaction.stop, "it repeats the token that was sent to it, so nothing of its reply is kept")
+
+
+def without(token: str, text: str) -> str:
+    """A text in which a token is no longer to be read, in whichever way it is written."""
+    for form in {token, quote(token, safe=""), json.dumps(token)[1:-1]} - {""}:
+        text = text.replace(form, "***")
+    return text
 
 
 class _Bounded(httpx2.AsyncByteStream):
@@ -114,17 +142,16 @@ class _Bounded(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-def _reason(response: httpx2.Response) -> str:
-    """The status and what the server says about it, in whichever of the usual shapes."""
-    said: Any = response.text
+def _reason(text: str) -> str:
+    """What a server says of an error, in whichever of the usual shapes."""
     try:
-        body = json.loads(said)
+        said: Any = json.loads(text)
     except ValueError:
-        body = None
-    if isinstance(body, dict):
-        said = body.get("error") or body.get("detail") or body.get("message") or body
+        return text
+    if isinstance(said, dict):
+        said = said.get("error") or said.get("detail") or said.get("message") or said
         said = said.get("message", said) if isinstance(said, dict) else said
-    return f"status {response.status_code}: {' '.join(str(said).split())[:300]}"
+    return str(said)
 
 
 def read_retry_after(headers: httpx2.Headers) -> float | None:

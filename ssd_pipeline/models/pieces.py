@@ -8,7 +8,7 @@ branch's. This file does not know any server's format.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from ssd_pipeline.errors import RowError
@@ -19,12 +19,14 @@ SEEDS = 2**31
 
 @dataclass(frozen=True)
 class Piece:
-    """One reply. `tokens`: of the text, end token left out. `bought`: with those held back from a cut character."""
+    """One reply. `tokens`: of the text, end token left out. `bought`: with those held back from a cut character.
+    `ids`: the tokens of the text, where the server tells them."""
 
     text: str
     tokens: int
     bought: int
     finish: Finish
+    ids: tuple[int, ...] = ()
 
 
 def piece_seed(seed: int, number: int) -> int:
@@ -34,15 +36,26 @@ def piece_seed(seed: int, number: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} piece {number}".encode()).digest()[:8], "big") % SEEDS
 
 
+def consecutive(seeds: Sequence[int], most: int) -> list[tuple[int, ...]]:
+    """The seeds in groups of at most `most` that follow each other, as a server counts them up from the first."""
+    groups: list[list[int]] = []
+    for seed in seeds:
+        if groups and seed == groups[-1][-1] + 1 and len(groups[-1]) < most:
+            groups[-1].append(seed)
+        else:
+            groups.append([seed])
+    return [tuple(group) for group in groups]
+
+
 async def whole_branch(
     chunk: Chunk,
     seed: int,
-    more: Callable[[str, int, int], Awaitable[Piece]],
+    more: Callable[[str, int, int], Awaitable[Piece | None]],
     *,
     first: Piece | None = None,
     most: int | None = None,
 ) -> Branch:
-    """Ask `more(text so far, tokens, seed)` until the chunk has ended.
+    """Ask `more(text so far, tokens, seed)` until the chunk has ended, or it has none, since the context is full.
 
     `first`: the first piece, if it is there already; `most`: tokens that the server gives at once. Raises RowError.
     """
@@ -50,6 +63,8 @@ async def whole_branch(
     while True:
         wanted = min(chunk.max_tokens - bought, most or chunk.max_tokens)
         piece = first or await more(text, wanted, piece_seed(seed, number))
+        if piece is None:
+            return Branch(text, tokens, "length")
         first = None
         number += 1
         text, tokens, bought = text + piece.text, tokens + piece.tokens, bought + piece.bought

@@ -8,6 +8,7 @@ where the model wants one. This file does not know prompts, think tags or respon
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ssd_pipeline.errors import ModelError, RowError
@@ -71,12 +72,19 @@ def end_token(tokenizer: Any, template: str | None = None) -> tuple[str, int]:
     return str(tokenizer.eos_token), int(tokenizer.eos_token_id)
 
 
-def added_bos(model: Model) -> str:
-    """The text of the token that this model's tokeniser puts before every text by itself, or ''.
+def ends(tokenizer: Any, template: str | None = None) -> list[int]:
+    """The ids of the tokens that end a text or a turn; empty where nothing says so."""
+    known = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
+    with suppress(ModelError, RowError):
+        known.append(end_token(tokenizer, template)[1])
+    return list(dict.fromkeys(known))
+
+
+def added_bos(tokenizer: Any) -> str:
+    """The text of the token that a tokeniser puts before every text by itself, or ''.
 
     A server does so too: where the template has written the token already, it must be taken off what is sent.
     """
-    tokenizer = load_tokenizer(model)
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     begins = tokenizer.bos_token_id is not None and full[:1] == [tokenizer.bos_token_id] and full != bare

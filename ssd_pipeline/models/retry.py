@@ -2,20 +2,18 @@
 
     wait    asked again until `patience_s` has passed without a good answer; then the run stops
     again   asked again a few times; then the row is a curable error
-    row     the row is an error; when the first 20 requests are all refused the run stops
+    row     the row is an error (rows.py stops a run whose first rows all are)
     stop    the run stops
 
-A text belongs to one of several endpoints, by its hash, so that the server finds the prefix in its cache; it moves
-while that endpoint rests. What an endpoint serves is asked whenever it is connected to, and again after it was gone. A
-token goes to the endpoint of the recipe alone: no redirect is followed, no ambient token is sent, no message shows one.
-This file does not know what is asked or answered.
+A problem belongs to one of several endpoints, the least busy one when it came, so that the server finds its prefix in
+its cache; it moves when that endpoint fails. What an endpoint serves is asked before the first request on every new
+connection to it and after every failure. A token goes to the endpoint of the recipe alone: no redirect is followed, no
+ambient token is sent. This file does not know what is asked or answered.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -25,22 +23,27 @@ from typing import Any, TypeVar
 import httpx2
 
 from ssd_pipeline.errors import EndpointError, RowError
-from ssd_pipeline.models.failures import Failure, Reaction, by_exception, only_json
+from ssd_pipeline.models.failures import Failure, Reaction, by_exception, only_json, shown
+from ssd_pipeline.models.limits import Quota
 from ssd_pipeline.stage import Model, Served
 
 T = TypeVar("T")
+Tell = Callable[[str], None]
 
 ATTEMPTS = 3
-FIRST_REFUSALS = 20
+BUSY = 429  # its own affair: the endpoint is there, and moving would lose its cache
+HOMES = 1 << 16  # problems whose endpoint is remembered
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds: the first wait, the longest (also for a server's Retry-After), and a gone endpoint's rest."""
+    """Seconds: the first wait, the longest (also for a server's Retry-After), a failed endpoint's rest, and what
+    quotas call a minute."""
 
     first_s: float = 0.5
     most_s: float = 30.0
     rest_s: float = 30.0
+    minute_s: float = 60.0
 
     def delay(self, failures: int, retry_after: float | None) -> float:
         """Doubling with jitter, so that rows that failed together do not come back together."""
@@ -50,176 +53,257 @@ class Pace:
 
 @dataclass
 class Endpoint:
-    """One server: its base `url` without credentials, a client that sends them, and how it has fared."""
+    """One server: its base `url`, a client that sends the token, and how it has fared.
+
+    `opened`: connections and failures so far; `checked`: how many there were when it last said what it serves.
+    """
 
     url: str
     http: httpx2.AsyncClient
     slots: asyncio.Semaphore
+    requests: Quota
+    tokens: Quota
     connecting: asyncio.Lock = field(default_factory=asyncio.Lock)
     served: Served | None = None
-    connected: bool = False
-    failures: int = 0
+    opened: int = 0
+    checked: int = -1
+    asked: int = 0  # requests that wait for it or are under way
+    failures: int = 0  # since its last good answer
+    missed: int = 0  # times that it did not say what it serves
+    told: bool = False  # the user knows that it fails
     rests_until: float = 0.0
     last_good: float = 0.0
+
+    def usable(self, now: float) -> bool:
+        """Is it worth a request? Of one that has failed, one request at a time finds out."""
+        return self.rests_until <= now and not (self.failures and self.connecting.locked())
 
 
 class Endpoints:
     """The endpoints of one model.
 
-    `identify` asks an endpoint what it serves and raises EndpointError if that is not the model; `speaks` names the
-    API in messages. Raises EndpointError for a URL that is none.
+    `identify` asks an endpoint what it serves; `speaks` names the API in messages; `tell` is told of an endpoint that
+    goes and of one that is back. Raises EndpointError where there is none.
     """
 
     def __init__(
-        self, model: Model, speaks: str, identify: Callable[[Endpoint], Awaitable[Served]], pace: Pace | None = None
+        self,
+        model: Model,
+        speaks: str,
+        identify: Callable[[Endpoint], Awaitable[Served]],
+        pace: Pace | None = None,
+        tell: Tell = lambda text: None,
     ) -> None:
-        runtime = model.runtime
-        self._model, self._speaks, self._identify, self._pace = model.name, speaks, identify, pace or Pace()
-        self._timeout_s, self._patience_s = runtime.timeout_s, runtime.patience_s
-        self._token = runtime.token.get_secret_value() if runtime.token else None
-        self._answered = self._refused = 0
-        if not runtime.endpoints:
+        self._model, self._speaks, self._identify = model.name, speaks, identify
+        self._runtime, self._pace, self._tell = model.runtime, pace or Pace(), tell
+        self._homes: dict[str, Endpoint] = {}
+        if not model.runtime.endpoints:
             raise EndpointError(f"model {model.name}: `runtime.models.{model.name}` has no `endpoints`")
-        self._all = [self._open(url, runtime.concurrency) for url in runtime.endpoints]
+        self._all = [self._open(url) for url in model.runtime.endpoints]
 
-    def _open(self, url: str, concurrency: int) -> Endpoint:
-        try:
-            parsed = httpx2.URL(url)
-        except httpx2.InvalidURL as wrong:
-            raise EndpointError(f"model {self._model}: an endpoint is not a URL: {wrong}") from None
-        if parsed.scheme not in ("http", "https") or not parsed.host:
-            raise EndpointError(f"model {self._model}: an endpoint begins with http:// or https:// and names a host")
-        credentials = f"Bearer {self._token}" if self._token else _basic(parsed)
-        bare = parsed.copy_with(username=None, password=None, query=None, fragment=None)
+    def _open(self, url: str) -> Endpoint:
+        runtime, minute_s = self._runtime, self._pace.minute_s
 
-        async def authorize(request: httpx2.Request) -> None:
+        async def prepare(request: httpx2.Request) -> None:
             request.headers.pop("authorization", None)  # a client may have added a token that it found by itself
-            if credentials:
-                request.headers["authorization"] = credentials
+            if runtime.token:
+                request.headers["authorization"] = f"Bearer {runtime.token.get_secret_value()}"
+            if request.method == "POST":
+                request.extensions["trace"] = connected
+
+        async def connected(event: str, info: Any) -> None:
+            if event == "connection.connect_tcp.complete":  # perhaps to another server than before
+                endpoint.opened += 1
+                try:
+                    await self._check(endpoint)
+                except BaseException:
+                    await info["return_value"].aclose()
+                    raise
 
         http = httpx2.AsyncClient(
             follow_redirects=False,
-            timeout=httpx2.Timeout(self._timeout_s, connect=min(30.0, self._timeout_s), pool=None),
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=concurrency),
+            timeout=httpx2.Timeout(runtime.timeout_s, connect=min(30.0, runtime.timeout_s), pool=None),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=runtime.concurrency),
             headers={"accept-encoding": "identity"},
-            event_hooks={"request": [authorize], "response": [only_json]},
+            event_hooks={"request": [prepare], "response": [only_json]},
         )
-        return Endpoint(str(bare).rstrip("/"), http, asyncio.Semaphore(concurrency))
+        endpoint = Endpoint(
+            url.rstrip("/"),
+            http,
+            asyncio.Semaphore(runtime.concurrency),
+            Quota(runtime.requests_per_minute, minute_s),
+            Quota(runtime.tokens_per_minute, minute_s),
+        )
+        return endpoint
 
-    async def ask(self, text: str, call: Callable[[Endpoint], Awaitable[T]]) -> T:
-        """What `call` gives for the endpoint that `text` belongs to, failures handled by the table.
+    async def ask(
+        self,
+        problem: str,
+        call: Callable[[Endpoint], Awaitable[T]],
+        most_tokens: int = 0,
+        tokens: Callable[[T], int] = lambda answer: 0,
+    ) -> T:
+        """What `call` gives for the endpoint that `problem` belongs to, failures handled by the table.
 
-        `call` may raise Failure for an answer that is no use. Raises RowError, EndpointError.
+        `most_tokens`: what the request may cost, `tokens`: what its answer did. `call` may raise Failure for an answer
+        that is no use. Raises RowError, EndpointError.
         """
-        first = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % len(self._all)
-        order = self._all[first:] + self._all[:first]
         broken = failures = 0
         since: float | None = None  # when it first had to wait
         while True:
-            endpoint = self._pick(order)
+            endpoint = self._home(problem)
+            endpoint.asked += 1
             try:
-                return await self._attempt(endpoint, call)
+                async with endpoint.slots:
+                    if endpoint is not self._home(problem):
+                        continue  # it failed while this one waited for its turn
+                    return await self._attempt(endpoint, call, most_tokens, tokens)
             except Failure as failure:
-                failures += 1
-                said = f"{endpoint.url}: {self._clean(str(failure))}"
-                if failure.reaction is Reaction.stop:
-                    raise EndpointError(
-                        f"model {self._model}: {said}; check the URL, the token, and that it is a {self._speaks} server"
-                    ) from None
-                if failure.reaction is Reaction.row:
-                    raise self._refusal(said) from None
-                if failure.reaction is Reaction.again:
-                    broken += 1
-                    if broken == ATTEMPTS:
-                        raise RowError(f"{said} ({ATTEMPTS} times)", curable=True) from None
-                else:
-                    since = since or time.monotonic()
-                    self._note(endpoint, failure)
-                    self._out_of_patience(since, said)
-                await asyncio.sleep(self._pace.delay(failures - 1, failure.retry_after))
+                failed = failure
+            finally:
+                endpoint.asked -= 1
+            failures += 1
+            said = f"{endpoint.url}: {failed}"
+            if failed.reaction is Reaction.stop:
+                raise self._stopped(endpoint, failed)
+            if failed.reaction is Reaction.row:
+                raise RowError(said)
+            self._note(endpoint, failed)
+            if failed.reaction is Reaction.again:
+                broken += 1
+                if broken == ATTEMPTS:
+                    raise RowError(f"{said} ({ATTEMPTS} times)", curable=True)
+            else:
+                since = since or time.monotonic()
+                self._out_of_patience(since, said)
+            await asyncio.sleep(self._pace.delay(failures - 1, failed.retry_after))
+
+    def settled(self, problem: str) -> bool:
+        """Does an endpoint know this problem, and its prefix?"""
+        return problem in self._homes and self._homes[problem].usable(time.monotonic())
 
     async def served(self) -> Served:
-        """What the endpoints serve, as the first that can be connected to says it."""
-        return await self.ask("", _served)
+        """What the endpoints serve; at the first call all are asked. Raises EndpointError if they differ, or none is
+        there for as long as patience lasts."""
+        if all(endpoint.served is None for endpoint in self._all):
+            await all_of([self._meet(endpoint) for endpoint in self._all])
+        known = next((endpoint.served for endpoint in self._all if endpoint.served is not None), None)
+        return known if known is not None else await self.ask("", _served)
+
+    async def _meet(self, endpoint: Endpoint) -> None:
+        try:
+            await self._attempt(endpoint, _served)
+        except Failure as failure:
+            if failure.reaction is Reaction.stop:
+                raise self._stopped(endpoint, failure) from None
+            self._note(endpoint, failure)
 
     async def close(self) -> None:
         for endpoint in self._all:
             await endpoint.http.aclose()
 
-    def _pick(self, order: Sequence[Endpoint]) -> Endpoint:
-        """The text's own endpoint, or the next one that does not rest, or the first to have rested."""
+    def _home(self, problem: str) -> Endpoint:
+        """Where a problem belongs, while that can be used; else the least busy one that can, else the next to try."""
         now = time.monotonic()
-        awake = (endpoint for endpoint in order if endpoint.rests_until <= now)
-        return next(awake, None) or min(order, key=lambda endpoint: endpoint.rests_until)
+        home = self._homes.get(problem)
+        if home is not None and home.usable(now):
+            return home
+        usable = [endpoint for endpoint in self._all if endpoint.usable(now)]
+        if not usable:
+            return min(self._all, key=lambda endpoint: endpoint.rests_until)
+        if len(self._homes) >= HOMES:
+            del self._homes[next(iter(self._homes))]
+        self._homes[problem] = min(usable, key=lambda endpoint: endpoint.asked)
+        return self._homes[problem]
 
-    async def _attempt(self, endpoint: Endpoint, call: Callable[[Endpoint], Awaitable[T]]) -> T:
-        async with endpoint.slots:
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._connect(endpoint)
-                    answer = await call(endpoint)
-            except (httpx2.HTTPError, TimeoutError) as error:
-                raise by_exception(error) from error
-        endpoint.failures, endpoint.rests_until, endpoint.last_good = 0, 0.0, time.monotonic()
-        self._answered += 1
+    async def _attempt(
+        self,
+        endpoint: Endpoint,
+        call: Callable[[Endpoint], Awaitable[T]],
+        most_tokens: int = 0,
+        tokens: Callable[[T], int] = lambda answer: 0,
+    ) -> T:
+        await endpoint.requests.take(1)
+        taken = await endpoint.tokens.take(most_tokens)
+        spent = 0  # by a request that fails
+        try:
+            async with asyncio.timeout(self._runtime.timeout_s):
+                await self._check(endpoint)
+                answer = await call(endpoint)
+            spent = tokens(answer)
+        except (httpx2.HTTPError, TimeoutError) as error:
+            raise by_exception(error) from error
+        finally:
+            taken.amount = spent
+        if endpoint.told:
+            self._tell(f"model {self._model}: {endpoint.url} answers again")
+        endpoint.failures, endpoint.rests_until, endpoint.told = 0, 0.0, False
+        endpoint.last_good = time.monotonic()
         return answer
 
-    async def _connect(self, endpoint: Endpoint) -> None:
-        """Ask what the endpoint serves, unless that is known since it was last gone."""
+    async def _check(self, endpoint: Endpoint) -> None:
+        """Ask what the endpoint serves, unless it said so since its last connection and its last failure."""
+        missed = endpoint.missed
         async with endpoint.connecting:
-            if endpoint.connected:
+            if endpoint.checked == endpoint.opened:
                 return
-            served = await self._identify(endpoint)
+            if endpoint.missed != missed:  # somebody else found out while this one waited
+                raise Failure(Reaction.wait, "it does not say what it serves", gone=True)
+            opened, served = endpoint.opened, None
+            try:
+                served = await self._identify(endpoint)
+            finally:
+                endpoint.missed += served is None
             known = next((other.served for other in (endpoint, *self._all) if other.served is not None), served)
             if known != served:
-                now, before = f"{served.model} {served.revision or ''}", f"{known.model} {known.revision or ''}"
-                raise EndpointError(f"model {self._model}: {endpoint.url} serves {now}, but {before} was served before")
-            endpoint.served, endpoint.connected = served, True
+                raise Failure(Reaction.stop, f"it serves {_named(served)}, but {_named(known)} was served before")
+            endpoint.served, endpoint.checked = served, opened
 
     def _note(self, endpoint: Endpoint, failure: Failure) -> None:
+        if failure.status == BUSY:
+            return
         endpoint.failures += 1
-        endpoint.connected = endpoint.connected and not failure.gone
+        endpoint.opened += 1
         if failure.gone or endpoint.failures >= ATTEMPTS:
             endpoint.rests_until = time.monotonic() + self._pace.rest_s
+            if failure.reaction is Reaction.wait and not endpoint.told:
+                then = "its problems move" if len(self._all) > 1 else f"waiting, {self._runtime.patience_s:g} s at most"
+                self._tell(f"model {self._model}: {endpoint.url}: {failure}; {then}")
+                endpoint.told = True
 
     def _out_of_patience(self, since: float, said: str) -> None:
-        now = time.monotonic()
-        if now - max(since, *(endpoint.last_good for endpoint in self._all), 0.0) >= self._patience_s:
+        now, patience_s = time.monotonic(), self._runtime.patience_s
+        if now - max(since, *(endpoint.last_good for endpoint in self._all), 0.0) >= patience_s:
             raise EndpointError(
-                f"model {self._model}: {said}; no good answer for {self._patience_s:g} s. "
+                f"model {self._model}: {said}; no good answer for {patience_s:g} s. "
                 "What is done is kept: the same command goes on when the endpoint is back"
             )
-        if now - since >= 2 * self._patience_s:  # others are served, this one never is
+        if now - since >= 2 * patience_s:  # others are served, this one never is
             raise RowError(f"{said} (for {now - since:.0f} s)", curable=True)
 
-    def _refusal(self, said: str) -> Exception:
-        self._refused += 1
-        if self._answered == 0 and self._refused >= FIRST_REFUSALS:
-            return EndpointError(f"model {self._model}: each of the first {FIRST_REFUSALS} requests is refused. {said}")
-        return RowError(said)
+    def _stopped(self, endpoint: Endpoint, failure: Failure) -> EndpointError:
+        hint = f"; check the URL, the token, and that it is a {self._speaks} server" if failure.status else ""
+        return EndpointError(f"model {self._model}: {endpoint.url}: {failure}{hint}")
 
-    def _clean(self, text: str) -> str:
-        shown = text.replace(self._token, "***") if self._token else text
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+
+def _named(served: Served) -> str:
+    return f"{shown(served.model, 100)} {shown(served.revision or '', 100)}".strip()
 
 
 async def _served(endpoint: Endpoint) -> Served:
     if endpoint.served is None:
-        raise EndpointError(f"{endpoint.url} was not asked what it serves")
+        raise Failure(Reaction.stop, "it was not asked what it serves")
     return endpoint.served
 
 
-def _basic(url: httpx2.URL) -> str | None:
-    """The credentials that stand in a URL, as a header."""
-    pair = f"{url.username}:{url.password}"
-    return "Basic " + base64.b64encode(pair.encode()).decode() if url.username or url.password else None
-
-
-async def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all, in order; when one fails, the others are ended before its error is raised."""
+async def all_of(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all, in order. When some fail, the others go on to their end before the first error is raised;
+    when it is ended itself, all are."""
     running = [asyncio.ensure_future(call) for call in calls]
     try:
-        return await asyncio.gather(*running)
+        if running:
+            await asyncio.wait(running)
+        return [call.result() for call in running]
     finally:
         for call in running:
             call.cancel()

@@ -1,87 +1,61 @@
-"""A sampler over text-generation-inference: POST /generate, through `huggingface_hub.AsyncInferenceClient`.
+"""What text-generation-inference speaks: POST /generate, with httpx.
 
-That client is used for the request's shape and the reply's types, over OUR connection (see retry.py): by itself it
-follows redirects with the token, sends whatever token the machine holds, refuses even the loopback when the Hub is
-off-line, looks its user agent up on the Hub, waits for ever, drops the status of an error, and calls itself without end
-on a certain 400. On our connection an error is raised before the client sees it, and the token is set last.
+`huggingface_hub.AsyncInferenceClient.text_generation` speaks it too, and a test holds this file to the names and values
+that it sends. It is not used, since it would need more guarding than this one POST is long: over a connection of its
+own it sends any token of the machine to any URL, follows redirects with it, refuses even the loopback when the Hub is
+off-line, asks the Hub who it is, waits for ever and drops the status of an error; a private attribute would have to
+be replaced against all that. And on a certain 400, as on a log-probability that is NaN, it calls itself without end.
 
-A branch is one request with its own seed. TGI adds the beginning-of-text token by itself, so a literal one is
-taken off. It misses a stop that ends inside a token; the chunk then goes on to the next. This file does not know
-templates, prefixes of a trajectory, or what is done with a branch.
+A branch is one request with its own seed. TGI misses a stop that ends inside a token; the chunk then goes on to the
+next. It keeps what it has read of a text when a request is over. This file does not know prefixes or branches.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from huggingface_hub import AsyncInferenceClient, constants
-
-from ssd_pipeline.errors import EndpointError, RowError
 from ssd_pipeline.models.failures import Failure, Reaction
-from ssd_pipeline.models.pieces import Piece, whole_branch
-from ssd_pipeline.models.retry import Endpoint, Endpoints, Pace, together
-from ssd_pipeline.stage import Branch, Finish, Model, Sample, Sampling, Served
+from ssd_pipeline.models.joins import PARTIAL
+from ssd_pipeline.models.pieces import Piece
+from ssd_pipeline.models.remote import check_served, counted, unknown_end
+from ssd_pipeline.models.retry import Endpoint
+from ssd_pipeline.stage import Finish, Model, Sample, Sampling, Served
 
-MOST_TOKENS = 1024  # the router splits longer answers and tokenises them anew
-PARTIAL = "\ufffd"
-LONGEST_PARTIAL = 3
+SLACK = 1e-3  # above 0, that rounding may put a log-probability
 FINISHES: dict[str, Finish] = {"length": "length", "eos_token": "eos", "stop_sequence": "stop"}
 
 
-class TgiSampler:
-    """`Sampler` over the TGI servers of a model. `bos`: what they put before every text, '' for nothing."""
+class Tgi:
+    """A `Wire`."""
 
-    def __init__(self, model: Model, *, bos: str = "", pace: Pace | None = None) -> None:
+    speaks = "text-generation-inference"
+    warms = True
+    most_branches = 1
+    most_tokens: int | None = 1024  # the router splits longer answers and tokenises them anew
+    context: int | None = None
+
+    def __init__(self, model: Model) -> None:
         self._model = model
-        self._bos = bos
-        self._endpoints = Endpoints(model, "text-generation-inference", self._identify, pace)
-        self._clients: dict[str, AsyncInferenceClient] = {}
 
-    async def sample(self, ask: Sample) -> list[Branch]:
-        """One branch per seed. Raises RowError, EndpointError."""
-        start = (ask.prompt + ask.prefix).removeprefix(self._bos)
+    async def pieces(
+        self, endpoint: Endpoint, text: str, tokens: int, seeds: Sequence[int], ask: Sample
+    ) -> list[Piece]:
+        stop = {"stop": list(ask.chunk.stop)} if ask.chunk.stop else {}
+        wishes = {"details": True, "return_full_text": False, "max_new_tokens": tokens, **stop}
+        body = {"inputs": text, "parameters": {**wishes, **_sampling(ask.sampling, seeds[0])}}
+        reply = (await endpoint.http.post(f"{endpoint.url}/generate", json=body)).json()
+        return [read_piece(reply[0] if isinstance(reply, list) else reply, tokens, ask.chunk.stop)]
 
-        async def branch(seed: int) -> Branch:
-            async def more(text: str, tokens: int, piece_seed: int) -> Piece:
-                wishes = self._wishes(ask, tokens, piece_seed)
-                return await self._endpoints.ask(ask.prompt, lambda end: self._piece(end, start + text, wishes))
-
-            return await whole_branch(ask.chunk, seed, more, most=MOST_TOKENS)
-
-        return await together([branch(seed) for seed in ask.seeds])
-
-    async def served(self) -> Served:
-        return await self._endpoints.served()
-
-    async def close(self) -> None:
-        await self._endpoints.close()
-
-    def _wishes(self, ask: Sample, tokens: int, seed: int) -> dict[str, Any]:
-        stop = list(ask.chunk.stop) or None
-        return {"max_new_tokens": tokens, "stop": stop, "return_full_text": False, **_sampling(ask.sampling, seed)}
-
-    async def _piece(self, endpoint: Endpoint, inputs: str, wishes: dict[str, Any]) -> Piece:
-        reply = await self._client(endpoint).text_generation(inputs, details=True, **wishes)
-        return read_piece(reply, wishes["max_new_tokens"], wishes["stop"] or ())
-
-    def _client(self, endpoint: Endpoint) -> AsyncInferenceClient:
-        client = self._clients.get(endpoint.url)
-        if client is None:
-            constants.HF_HUB_DISABLE_TELEMETRY = True  # else the first request looks the user agent up on the Hub
-            timeout: Any = endpoint.http.timeout
-            client = AsyncInferenceClient(base_url=f"{endpoint.url}/generate", token="unused", timeout=timeout)
-            if not hasattr(client, "_async_client"):
-                raise EndpointError("this version of huggingface_hub cannot be given a connection; install 2.4")
-            client._async_client = endpoint.http
-            self._clients[endpoint.url] = client
-        return client
-
-    async def _identify(self, endpoint: Endpoint) -> Served:
+    async def identify(self, endpoint: Endpoint) -> Served:
         info = (await endpoint.http.get(f"{endpoint.url}/info")).json()
         if not isinstance(info, dict) or "model_id" not in info:
-            raise Failure(Reaction.stop, "/info names no model")
-        return check_served(self._model, endpoint.url, str(info.get("model_id")), info.get("model_sha"))
+            raise Failure(Reaction.stop, "/info names no model", status=200)
+        served = check_served(self._model, str(info["model_id"]), info.get("model_sha"))
+        most = info.get("max_total_tokens")
+        self.context = most if type(most) is int else None
+        return served
 
 
 def _sampling(sampling: Sampling, seed: int) -> dict[str, Any]:
@@ -93,47 +67,29 @@ def _sampling(sampling: Sampling, seed: int) -> dict[str, Any]:
     return {"do_sample": True, "temperature": sampling.temperature, "seed": seed, **top_p, **top_k}
 
 
-def read_piece(reply: Any, most: int, stops: Sequence[str]) -> Piece:
-    """TGI's answer as a piece. Raises RowError for one that does not make sense.
+def read_piece(reply: dict[str, Any], most: int, stops: Sequence[str]) -> Piece:
+    """TGI's answer as a piece. Raises Failure for one that does not make sense.
 
-    `length` is tested before the end token and the stops, so both are looked for on the last place; a character that
-    the cut left incomplete is held back with its tokens.
+    `length` is tested before the end token and the stops, so both are looked for on the last place.
     """
-    details, text = getattr(reply, "details", None), getattr(reply, "generated_text", None)
-    tokens = getattr(details, "tokens", None)
-    if details is None or not isinstance(text, str) or not isinstance(tokens, list):
-        raise RowError("the endpoint's answer has no text or no details", curable=True)
-    finish = FINISHES.get(str(details.finish_reason))
-    count = details.generated_tokens
+    text, details = reply.get("generated_text"), reply.get("details")
+    details = details if isinstance(details, dict) else {}
+    tokens = details.get("tokens")
+    if not isinstance(text, str) or not isinstance(tokens, list) or not all(isinstance(t, dict) for t in tokens):
+        raise Failure(Reaction.again, "the answer has no text or no details")
+    finish = FINISHES.get(str(details.get("finish_reason")))
     if finish is None:
-        raise RowError(f"the endpoint ended a text for an unknown reason: {details.finish_reason!r}", curable=True)
-    if type(count) is not int or not 1 <= count <= most or len(tokens) != count:
-        raise RowError(f"the endpoint counts {count!r} tokens, lists {len(tokens)}, asked for {most}", curable=True)
-    if finish == "eos" or (finish == "length" and tokens[-1].special):
-        return Piece(text.rstrip(PARTIAL), count - 1, count - 1, "eos")
+        raise unknown_end(details.get("finish_reason"))
+    count = counted(details.get("generated_tokens"), most)
+    ids = tuple(token["id"] for token in tokens if type(token.get("id")) is int)
+    if len(ids) != count or not all(_believable(token.get("logprob")) for token in tokens):
+        raise Failure(Reaction.again, f"its {count} tokens are {len(ids)}, or have no log-probability")
+    if finish == "eos" or (finish == "length" and tokens[-1].get("special") is True):
+        return Piece(text.rstrip(PARTIAL), count - 1, count - 1, "eos", ids[:-1])
     if finish == "stop" or text.endswith(tuple(stops)):
-        return Piece(text, count, count, "stop")
-    if not text.endswith(PARTIAL):
-        return Piece(text, count, count, "length")
-    held = 0
-    while held < min(LONGEST_PARTIAL, count) and tokens[-1 - held].text in ("", PARTIAL):
-        held += 1
-    return Piece(text.rstrip(PARTIAL), count - held, count, "length")
+        return Piece(text, count, count, "stop", ids)
+    return Piece(text.rstrip(PARTIAL), count, count, "length", ids)
 
 
-def check_served(model: Model, url: str, served: str, revision: str | None) -> Served:
-    """Whether an endpoint's model is the recipe's. Raises EndpointError for another name or another commit.
-
-    What cannot be compared (a local path, a name of the user's own, no commit) is unverifiable.
-    """
-    expected = model.runtime.served_name or model.repo
-    if expected is not None and served != expected:
-        raise EndpointError(
-            f"model {model.name}: {url} serves {served!r}, not {expected!r}; "
-            f"if that is the same model, set runtime.models.{model.name}.served_name"
-        )
-    if model.repo is None or not revision:
-        return Served(served, revision or None, "unverifiable")
-    if revision != model.revision:
-        raise EndpointError(f"model {model.name}: {url} serves commit {revision}, not {model.revision}")
-    return Served(served, revision, "verified")
+def _believable(logprob: Any) -> bool:
+    return type(logprob) in (int, float) and math.isfinite(logprob) and logprob <= SLACK

@@ -20,8 +20,9 @@ from ssd_pipeline.errors import RowError
 from ssd_pipeline.models.decoding import PARTIAL, Decoder
 from ssd_pipeline.models.gather import Gather
 from ssd_pipeline.models.growing_cache import growing_cache
+from ssd_pipeline.models.joins import Joins
 from ssd_pipeline.models.loading import context_length, end_ids, load_causal_lm, load_tokenizer, pick_device
-from ssd_pipeline.stage import Branch, Finish, Model, Sample, Sampling, Served
+from ssd_pipeline.stage import Branch, Finish, Keep, Model, Sample, Sampling, Served
 
 Give = Callable[[int, "list[Branch] | RowError"], None]
 DROP = 8  # ended rows leave the batch when they are one in eight of it: leaving copies the whole cache
@@ -62,17 +63,19 @@ class TransformersSampler:
         self._context = context_length(self._lm)
         self._ends = end_ids(self._lm, self._tokenizer)
         self._decoder = Decoder(self._tokenizer)
+        self._joins = Joins(self._tokenizer)
         self._gather: Gather[Sample, list[Branch]] = Gather(model.name, self._run)
 
-    async def sample(self, ask: Sample) -> list[Branch]:
+    async def sample(self, ask: Sample, keep: Keep = lambda seed, branch: None) -> list[Branch]:
         """One branch per seed. Raises RowError for text that fills the model's context."""
         return await self._gather.ask(ask)
 
     async def served(self) -> Served:
         """The model in this process is the recipe's; a folder has a name but no commit."""
+        joins = (self._joins.count, self._joins.changed)
         if self._model.path is not None:
-            return Served(self._model.path.name, None, "unverifiable")
-        return Served(str(self._model.repo), self._model.revision, "verified")
+            return Served(self._model.path.name, None, "unverifiable", *joins)
+        return Served(str(self._model.repo), self._model.revision, "verified", *joins)
 
     async def close(self) -> None:
         await self._gather.close()
@@ -151,6 +154,7 @@ class TransformersSampler:
             if row.finish == "length" and tokens == 0:
                 return RowError(f"max_tokens {asked.room} is too few for one character of {self._model.name}")
             kept = (text, tokens) if row.finish == "length" else (text.rstrip(PARTIAL), len(row.ids))
+            self._joins.add(asked.ask.prompt + asked.ask.prefix, kept[0], row.ids[: kept[1]])
             branches.append(Branch(*kept, row.finish or "length"))
         return branches
 

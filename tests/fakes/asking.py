@@ -113,7 +113,7 @@ class AskingSampler:
     port: int
     room: str
 
-    async def sample(self, ask_for: Sample) -> list[Branch]:
+    async def sample(self, ask_for: Sample, keep: Any = None) -> list[Branch]:
         answers = await ask(
             self.port, self.room, [f"{ask_for.prompt}{ask_for.prefix}#{seed}" for seed in ask_for.seeds]
         )

@@ -1,4 +1,4 @@
-"""Servers that speak like text-generation-inference, vLLM, SGLang and llama.cpp, on real loopback sockets.
+"""Servers that speak like TGI, vLLM, SGLang, llama.cpp and `transformers serve`, on real loopback sockets.
 
 They write the text of a toy model, whose next token is a hash of the text so far and the seed, and they are as picky as
 the real ones were measured to be: a field, path or value that they do not expect is kept in `unexpected`, which
@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,6 +24,34 @@ TOKENS = (
     + [b" w%d" % i for i in range(18)]
 )  # fmt: skip
 BOS = "<s>"
+TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %} so{% endif %}"
+
+
+def tokenizer():
+    """The toy model's: a byte-level BPE that knows every token under its id, and all bytes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    spelt = {b: c for c in letters for b in [decoders.ByteLevel().decode([c]).encode()] if len(b) == 1 and b[0] < 128}
+    # The other half of the alphabet in the order of GPT-2's table: what is no printable Latin-1 comes after 255.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    rest = [b for b in range(256) if b not in printable]
+    table = {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(rest)}
+    assert all(table[b[0]] == c for b, c in spelt.items())
+    words = ["".join(table[b] for b in token) for token in TOKENS]
+    vocabulary = {word or "<|end|>": i for i, word in enumerate(words)}
+    merges = []
+    for word in words:
+        for end in range(2, len(word) + 1):
+            merges.append((word[: end - 1], word[end - 1]))
+    for word in [*letters, *("".join(pair) for pair in merges)]:
+        vocabulary.setdefault(word, len(vocabulary))
+    core = Tokenizer(models.BPE(vocabulary, list(dict.fromkeys(merges))))
+    core.pre_tokenizer, core.decoder = level, decoders.ByteLevel()
+    core.add_special_tokens([AddedToken("<|end|>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|end|>", chat_template=TEMPLATE)
 
 
 def next_id(text: str, written: bytes, seed: int | None) -> int:
@@ -58,7 +87,8 @@ def text_of(ids: list[int]) -> str:
 
 @dataclass
 class Fault:
-    """An answer that is no good. `cut`: send only so many bytes, then close. `hang_s`: wait before answering."""
+    """An answer that is no good. `cut`: send only so many bytes, then close. `hang_s`: wait before answering.
+    `drip_s`: so long between two bytes. `spoil`: makes a bad answer of the right one, which was worked for."""
 
     status: int = 200
     body: str | bytes = b"{}"
@@ -66,6 +96,8 @@ class Fault:
     content_type: str = "application/json"
     cut: int | None = None
     hang_s: float = 0.0
+    drip_s: float = 0.0
+    spoil: Callable[[Any], Any] | None = None
 
 
 @dataclass
@@ -75,8 +107,8 @@ class Server:
     answer: Callable[[Server, str, str, Any], tuple[int, Any]]
     model: str = "org/teacher"
     sha: str | None = "c0ffee"
-    most_branches: int = 128
-    counts_branches: bool = True
+    slots: int = 4
+    context: int = 4096
     url: str = ""
     faults: list[Fault | None] = field(default_factory=list)
     every: Fault | None = None
@@ -85,6 +117,7 @@ class Server:
     busy: int = 0
     most_busy: int = 0
     slow_s: float = 0.0
+    given: list[Any] = field(default_factory=list)  # the good answers, each with what was asked
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def posts(self) -> list[Any]:
@@ -113,7 +146,12 @@ def _stops(value: Any) -> bool:
 def tgi(server: Server, method: str, path: str, body: Any) -> tuple[int, Any]:
     """text-generation-inference 3.3: GET /info, POST /generate."""
     if (method, path) == ("GET", "/info"):
-        return 200, {"model_id": server.model, "model_sha": server.sha, "max_total_tokens": 4096, "version": "3.3.7"}
+        return 200, {
+            "model_id": server.model,
+            "model_sha": server.sha,
+            "max_total_tokens": server.context,
+            "version": "3.3.7",
+        }
     if (method, path) != ("POST", "/generate") or set(body) != {"inputs", "parameters"}:
         return server.refuse(f"{method} {path} {body}")
     wishes = body["parameters"]
@@ -154,7 +192,7 @@ COMPLETIONS: dict[str, Callable[[Any], bool]] = {
     "model": lambda v: isinstance(v, str),
     "prompt": lambda v: isinstance(v, str) and not v.startswith(BOS),
     "max_tokens": _whole(1),
-    "n": _whole(1),
+    "n": _whole(2),
     "seed": _whole(0),
     "stop": _stops,
     "stream": lambda v: v is False,
@@ -166,33 +204,39 @@ COMPLETIONS: dict[str, Callable[[Any], bool]] = {
     "include_stop_str_in_output": lambda v: v is True,
     "no_stop_trim": lambda v: v is True,
     "return_token_ids": lambda v: v is True,
-    "verbose": lambda v: v is True,
 }
+LLAMA = {
+    key: COMPLETIONS[key] for key in ("prompt", "seed", "stop", "stream", "temperature", "top_p", "top_k", "min_p")
+}
+LLAMA |= {
+    "n_predict": _whole(1),
+    "n_cmpl": _whole(1),
+    "repeat_penalty": lambda v: v == 1,
+    "return_tokens": lambda v: v is True,
+    "response_fields": lambda v: isinstance(v, list),
+}
+MUST = {"temperature", "top_p", "top_k", "seed", "prompt"}  # else the server's or the model's own defaults hold
 
 
-def _completions(server: Server, method: str, path: str, body: Any, owner: str, choice: Callable) -> tuple[int, Any]:
-    if (method, path) == ("GET", "/v1/models"):
-        return 200, {"object": "list", "data": [{"id": server.model, "object": "model", "owned_by": owner}]}
-    if (method, path) != ("POST", "/v1/completions"):
-        return server.refuse(f"{method} {path} {body}")
+def _models(server: Server, owner: str, **more: Any) -> tuple[int, Any]:
+    return 200, {"object": "list", "data": [{"id": server.model, "object": "model", "owned_by": owner, **more}]}
+
+
+def _completions(server: Server, body: Any, choice: Callable, *, same_seed: bool = False) -> tuple[int, Any]:
     wrong = _fields(server, body, COMPLETIONS)
-    if wrong or not {"temperature", "top_p", "top_k", "max_tokens", "seed", "prompt"} <= set(body):
+    if wrong or not MUST | {"max_tokens"} <= set(body):
         return server.refuse(wrong or f"body {body}")
-    n = body.get("n", 1)
-    if n > server.most_branches:
-        message = f"Field 'n': Value must be between 1 <= value <= {server.most_branches}, but got {n}"
-        return 400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}}
-    choices, counts, extra = [], [], {}
-    for i in range(n):
-        seed = body["seed"] + i if body["temperature"] else None
+    if len(body["prompt"]) // 2 + body["max_tokens"] > server.context:
+        message = f"max_tokens cannot be greater than max_model_len={server.context}"
+        return 400, {"error": {"message": message, "type": "BadRequestError", "param": "max_tokens", "code": 400}}
+    choices, used = [], 0
+    for i in range(body.get("n", 1)):
+        seed = body["seed"] + (0 if same_seed else i) if body["temperature"] else None
         written = write(body["prompt"], body["max_tokens"], body.get("stop", []), seed, ends_with=False)
-        made, extra_of = choice(*written)
-        choices.append({"index": i, "logprobs": None, **made})
-        counts.append(len(written[0]))
-        extra = extra or extra_of
-    used = sum(counts) if server.counts_branches else counts[0]
+        choices.append({"index": i, "logprobs": None, **choice(*written)})
+        used += len(written[0])
     usage = {"prompt_tokens": 5, "completion_tokens": used, "total_tokens": 5 + used}
-    return 200, {"object": "text_completion", "model": body["model"], "choices": choices[::-1], "usage": usage, **extra}
+    return 200, {"object": "text_completion", "model": body["model"], "choices": choices[::-1], "usage": usage}
 
 
 def _upto(ids: list[int], stop: str, keep: bool) -> str:
@@ -201,53 +245,106 @@ def _upto(ids: list[int], stop: str, keep: bool) -> str:
     return text if at < 0 else text[: at + len(stop)] if keep else text[:at]
 
 
+def _finish(why: str) -> str:
+    return "length" if why == "length" else "stop"
+
+
 def vllm(server: Server, method: str, path: str, body: Any) -> tuple[int, Any]:
-    """vLLM 0.33: token ids of every branch, `stop_reason`, the stop kept in the text."""
+    """vLLM 0.33: token ids of every branch, `stop_reason`, the stop kept in the text; branch i draws with seed + i."""
 
-    def choice(ids: list[int], why: str, stop: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        finish = "length" if why == "length" else "stop"
+    def choice(ids: list[int], why: str, stop: str) -> dict[str, Any]:
         text = _upto(ids, stop, keep=True)
-        return {"text": text, "finish_reason": finish, "stop_reason": stop or None, "token_ids": ids}, {}
+        return {"text": text, "finish_reason": _finish(why), "stop_reason": stop or None, "token_ids": ids}
 
-    return _completions(server, method, path, body, "vllm", choice)
+    if (method, path) == ("GET", "/v1/models"):
+        return _models(server, "vllm", max_model_len=server.context)
+    if (method, path) != ("POST", "/v1/completions"):
+        return server.refuse(f"{method} {path} {body}")
+    return _completions(server, body, choice)
 
 
 def sglang(server: Server, method: str, path: str, body: Any) -> tuple[int, Any]:
-    """SGLang 0.5: no token ids, `matched_stop`: a text, the id of the end token, or null."""
+    """SGLang 0.5.23: `matched_stop`: a text, the id of the end token, or null; all of `n` have the same seed."""
 
-    def choice(ids: list[int], why: str, stop: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    def choice(ids: list[int], why: str, stop: str) -> dict[str, Any]:
         matched = {"eos": 0, "stop": stop, "length": None}[why]
-        finish = "length" if why == "length" else "stop"
-        return {"text": _upto(ids, stop, keep=True), "finish_reason": finish, "matched_stop": matched}, {}
+        text = _upto(ids, stop, keep=True)
+        return {"text": text, "finish_reason": _finish(why), "matched_stop": matched, "token_ids": ids}
 
-    return _completions(server, method, path, body, "sglang", choice)
+    if (method, path) == ("GET", "/v1/models"):
+        return _models(server, "sglang", max_model_len=server.context)
+    if (method, path) != ("POST", "/v1/completions"):
+        return server.refuse(f"{method} {path} {body}")
+    return _completions(server, body, choice, same_seed=True)
 
 
 def llamacpp(server: Server, method: str, path: str, body: Any) -> tuple[int, Any]:
-    """llama.cpp: the stop cut off, what ended the text under `__verbose`, usage of the first branch alone."""
-
-    def choice(ids: list[int], why: str, stop: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """llama.cpp, as it speaks itself: an object, or a list for several branches, at most as many as it has slots; the
+    stop cut off, but its token among the tokens."""
+    if (method, path) == ("GET", "/v1/models"):
+        return _models(server, "llamacpp", meta={"n_ctx": server.context})
+    if (method, path) == ("GET", "/props"):
+        return 200, {"total_slots": server.slots, "model_alias": server.model}
+    if (method, path) != ("POST", "/completion"):
+        return server.refuse(f"{method} {path} {body}")
+    wrong = _fields(server, body, LLAMA)
+    if wrong or not MUST | {"n_predict", "repeat_penalty"} <= set(body):
+        return server.refuse(wrong or f"body {body}")
+    if body["n_cmpl"] > server.slots:
+        message = f"Field 'n_cmpl': Value must be between 1 <= value <= {server.slots}, but got {body['n_cmpl']}"
+        return 400, {"error": {"code": 400, "message": message, "type": "invalid_request_error"}}
+    branches = []
+    for i in range(body["n_cmpl"]):
+        seed = body["seed"] + i if body["temperature"] else None
+        ids, why, stop = write(body["prompt"], body["n_predict"], body.get("stop", []), seed, ends_with=False)
         kind = {"eos": "eos", "stop": "word", "length": "limit"}[why]
-        verbose = {"__verbose": {"stop_type": kind, "stopping_word": stop, "tokens_predicted": len(ids)}}
-        finish = "length" if why == "length" else "stop"
-        return {"text": _upto(ids, stop, keep=False), "finish_reason": finish}, verbose
+        content = _upto(ids, stop, keep=False)
+        said = {"index": i, "content": content, "tokens": ids, "stop_type": kind, "stopping_word": stop}
+        branches.append({key: said[key] for key in body["response_fields"]})
+    return 200, branches if len(branches) > 1 else branches[0]
 
-    return _completions(server, method, path, body, "llamacpp", choice)
+
+SERVE = {key: COMPLETIONS[key] for key in ("model", "prompt", "max_tokens", "seed", "stop", "stream")}
+SERVE |= {"generation_config": lambda v: isinstance(v, str), "n": _whole(1)}
+
+
+def serve_cli(server: Server, method: str, path: str, body: Any) -> tuple[int, Any]:
+    """`transformers serve` 5.24: refuses unknown fields, ignores `n`, samples only by a configuration of its own, keeps
+    the stop and whatever its token holds beyond; `length` is tested before the end token."""
+    if (method, path) == ("GET", "/v1/models"):
+        return _models(server, server.model.split("/")[0], status={"value": "loaded"})
+    if (method, path) != ("POST", "/v1/completions"):
+        return server.refuse(f"{method} {path} {body}")
+    if set(body) - set(SERVE):
+        return 422, {"detail": f"Unexpected fields in the request: {set(body) - set(SERVE)}"}
+    wrong = _fields(server, body, SERVE)
+    config = json.loads(body.get("generation_config", "{}"))
+    if wrong or (config.get("do_sample") and config.get("eos_token_id") != [0]):
+        return server.refuse(wrong or f"generation_config {config}")
+    seed = body["seed"] if config.get("do_sample") else None
+    ids, _, _ = write(body["prompt"], body["max_tokens"], body.get("stop", []), seed, ends_with=False)
+    choice = {"text": text_of(ids), "index": 0, "finish_reason": "length" if len(ids) == body["max_tokens"] else "stop"}
+    usage = {"prompt_tokens": 5, "completion_tokens": len(ids), "total_tokens": 5 + len(ids)}
+    return 200, {"object": "text_completion", "model": server.model, "choices": [choice], "usage": usage}
 
 
 def silent(server: Server, method: str, path: str, body: Any) -> tuple[int, Any]:
     """A server that cuts the stop off and does not tell it from the end of the text."""
 
-    def choice(ids: list[int], why: str, stop: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        finish = "length" if why == "length" else "stop"
-        return {"text": _upto(ids, stop, keep=False), "finish_reason": finish}, {}
+    def choice(ids: list[int], why: str, stop: str) -> dict[str, Any]:
+        return {"text": _upto(ids, stop, keep=False), "finish_reason": _finish(why)}
 
-    return _completions(server, method, path, body, "nobody", choice)
+    if (method, path) == ("GET", "/v1/models"):
+        return _models(server, "nobody")
+    if (method, path) != ("POST", "/v1/completions"):
+        return server.refuse(f"{method} {path} {body}")
+    return _completions(server, body, choice)
 
 
 def _connection(server: Server) -> type[BaseHTTPRequestHandler]:
     class Connection(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are two writes
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -269,11 +366,19 @@ def _connection(server: Server) -> type[BaseHTTPRequestHandler]:
                 server.most_busy = max(server.most_busy, server.busy)
             try:
                 time.sleep(server.slow_s)
-                if fault is not None:
-                    self._fault(fault)
-                else:
+                if fault is None or fault.spoil:
                     status, value = server.answer(server, method, self.path, body)
-                    self._send(Fault(status, json.dumps(value)))
+                    time.sleep(fault.hang_s if fault else 0)
+                    good = fault is None and method == "POST" and status == 200
+                    if good:
+                        with server.lock:
+                            server.given.append(body)
+                    self._send(Fault(status, json.dumps(fault.spoil(value) if fault and fault.spoil else value)))
+                    if good and self.close_connection:  # it did not arrive
+                        with server.lock:
+                            server.given.remove(body)
+                else:
+                    self._fault(fault)
             finally:
                 with server.lock:
                     server.busy -= 1
@@ -291,7 +396,12 @@ def _connection(server: Server) -> type[BaseHTTPRequestHandler]:
                 for key, value in reply.headers.items():
                     self.send_header(key, value)
                 self.end_headers()
-                self.wfile.write(data[: reply.cut])
+                if reply.drip_s:
+                    for i in range(len(data)):
+                        self.wfile.write(data[i : i + 1])
+                        time.sleep(reply.drip_s)
+                else:
+                    self.wfile.write(data[: reply.cut])
                 if reply.cut is not None:
                     self.close_connection = True
             except (BrokenPipeError, ConnectionResetError):
@@ -300,12 +410,35 @@ def _connection(server: Server) -> type[BaseHTTPRequestHandler]:
     return Connection
 
 
+class Listener(ThreadingHTTPServer):
+    """Ends its connections when it ends, as a process does."""
+
+    request_queue_size = 256
+    daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self.open: list[socket.socket] = []
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.open.append(request)
+        super().process_request(request, client_address)
+
+    def server_close(self) -> None:
+        super().server_close()
+        for connection in self.open:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, *_: Any) -> None:
+        pass  # the client went away
+
+
 @contextmanager
-def serve(answer: Callable[..., tuple[int, Any]], **setting: Any) -> Iterator[Server]:
+def serve(answer: Callable[..., tuple[int, Any]], *, port: int = 0, **setting: Any) -> Iterator[Server]:
     """A running server; anything unexpected that it was asked fails the test at the end."""
     server = Server(answer, **setting)
-    with ThreadingHTTPServer(("127.0.0.1", 0), _connection(server)) as http:
-        http.daemon_threads = True
+    with Listener(("127.0.0.1", port), _connection(server)) as http:
         server.url = f"http://127.0.0.1:{http.server_address[1]}"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         thread.start()

@@ -19,7 +19,7 @@ class SayingSampler:
     finish: Finish = "eos"
     asked: list[Sample] = field(default_factory=list)
 
-    async def sample(self, ask: Sample) -> list[Branch]:
+    async def sample(self, ask: Sample, keep: Any = None) -> list[Branch]:
         if ask.prompt not in self.says or ask.prefix:
             raise AssertionError(f"not expected: {ask}")
         self.asked.append(ask)

@@ -37,7 +37,7 @@ class ScriptedTeacher:
         self.asked.append(ask)
         return branches
 
-    async def sample(self, ask: Sample) -> list[Branch]:
+    async def sample(self, ask: Sample, keep: Any = None) -> list[Branch]:
         return self.answer(ask)
 
     async def served(self) -> Served:

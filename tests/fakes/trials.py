@@ -133,7 +133,7 @@ class Bench:
         waits = self.waits_s, self.adds_s, self.thinks_s
         return asking.Kinds(self.endpoint.port, self.room, self.executed, self.version, *waits)
 
-    def sampler(self, model: Any) -> asking.AskingSampler:
+    def sampler(self, model: Any, tell: Any = None) -> asking.AskingSampler:
         return asking.AskingSampler(self.endpoint.port, self.room)
 
     def start(
