@@ -87,14 +87,16 @@ class RecordedScorer:
         if missing:
             scored = await self.scorer.score(replace(ask, branches=tuple(ask.branches[i] for i in missing)))
             for i, one in zip(missing, scored, strict=True):
-                known[i] = [_pack(one.logprobs), one.retracted, _pack(one.replaced)]
+                ranks = [one.ranks, one.replaced_ranks] if ask.ranks else []
+                known[i] = [_pack(one.logprobs), one.retracted, _pack(one.replaced), *ranks]
                 self.replies.put(keys[i], known[i])
             self.paid(Paid(scored=sum(len(one.logprobs) for one in scored)))
         # Also what was just computed is read back from its packed form: a rerun must see the very same numbers.
-        return [Scored(_unpack(v[0]), v[1], _unpack(v[2])) for v in known if v is not None]
+        return [Scored(_unpack(v[0]), v[1], _unpack(v[2]), *map(tuple, v[3:])) for v in known if v is not None]
 
     def _key(self, ask: Score, text: str) -> str:
-        return reply_key({"student": self.weights, "prompt": ask.prompt, "prefix": ask.prefix, "branch": text})
+        what = {"student": self.weights, "prompt": ask.prompt, "prefix": ask.prefix, "branch": text}
+        return reply_key({**what, "ranks": True} if ask.ranks else what)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         return self.scorer.offsets(text)

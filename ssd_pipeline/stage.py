@@ -223,11 +223,12 @@ class Branch:
 
 @dataclass(frozen=True)
 class Score:
-    """Ask for the log-probabilities of each branch after `prompt + prefix` (all exact text)."""
+    """Ask for the log-probabilities of each branch after `prompt + prefix` (all exact text); `ranks`: for ranks too."""
 
     prompt: str
     prefix: str
     branches: tuple[str, ...]
+    ranks: bool = False
 
 
 @dataclass(frozen=True)
@@ -239,11 +240,16 @@ class Scored:
     longer there when the branch is appended, because the tokeniser joined or split them anew. `replaced`: the
     log-probabilities of the new tokens that stand in their place and end inside the prefix, not the prompt (nearly
     always none: a retracted token usually becomes part of one that ends inside the branch).
+
+    `ranks`, `replaced_ranks`: 1 + the number of tokens that are more probable, for each of `logprobs` and of
+    `replaced`; empty if not asked for.
     """
 
     logprobs: tuple[float, ...]
     retracted: int = 0
     replaced: tuple[float, ...] = ()
+    ranks: tuple[int, ...] = ()
+    replaced_ranks: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

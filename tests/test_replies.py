@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ class Counting:
 
     async def score(self, ask: Score) -> list[Scored]:
         self.texts += ask.branches
-        return [Scored((-0.1, -len(text) / 3), 1, (-0.25,)) for text in ask.branches]
+        ranks = ((2, 70_000), (1,)) if ask.ranks else ()
+        return [Scored((-0.1, -len(text) / 3), 1, (-0.25,), *ranks) for text in ask.branches]
 
 
 def ask(seeds: tuple[int, ...], **more: object) -> Sample:
@@ -85,7 +87,12 @@ def test_scores_are_recorded_to_the_bit(tmp_path: Path) -> None:
     assert asyncio.run(again.score(question)) == fresh
     assert model.texts == ["a", "bcd"]
     assert fresh[1].logprobs[1] == pytest.approx(-1.0)
-    assert (fresh[0].retracted, fresh[0].replaced) == (1, (-0.25,))
+    assert (fresh[0].retracted, fresh[0].replaced, fresh[0].ranks) == (1, (-0.25,), ())
+    ranked = asyncio.run(again.score(replace(question, ranks=True)))
+    assert (ranked[0].ranks, ranked[0].replaced_ranks) == ((2, 70_000), (1,))
+    assert model.texts == ["a", "bcd"] * 2, "what was recorded without ranks is asked again"
+    assert asyncio.run(again.score(replace(question, ranks=True))) == ranked
+    assert len(model.texts) == 4
 
 
 class Failing:

@@ -112,6 +112,18 @@ def test_a_response_is_put_together_from_what_was_kept_replaced_and_added(
     assert [*kept, *added.replaced, *added.logprobs] == pytest.approx(list(after.logprobs), abs=1e-4)
 
 
+def test_ranks_count_the_more_probable_tokens(scorers: Callable[[str, int], tuple]) -> None:
+    scorer, folder = scorers("llama", 65_536)
+    asks = Score(PROMPT, "19+", ("65=84.\n", ""), ranks=True), Score(PROMPT, "19+", ("65",))
+    (one, empty), (plainly,) = scored(scorer, *asks)
+    ids = scorer._tokenizer(PROMPT + "19+65=84.\n", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    logits = AutoModelForCausalLM.from_pretrained(folder)(ids).logits[0].detach()
+    own = [(1 + (logits[i - 1] > logits[i - 1, token]).sum()).item() for i, token in enumerate(ids[0].tolist()) if i]
+    assert list(one.ranks) == own[-len(one.logprobs) :]
+    assert len(set(one.ranks)) > 1
+    assert (empty.ranks, plainly.ranks) == ((), ())
+
+
 def test_a_token_across_the_boundary_is_the_branchs(scorers: Callable[[str, int], tuple]) -> None:
     scorer, folder = scorers("llama", 65_536)
     word = next(t for t in ("coins", "Answer", "answer", "check") if len(scorer.offsets(t)) == 1)

@@ -11,7 +11,7 @@ and explicit positions, since that is right on every attention and every model. 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,9 +97,10 @@ class TransformersScorer:
             except RowError as refused:
                 give(index, refused)
         for group in self._within([r for r in requests if r.rows]):
-            logprobs = iter(self._logprobs(group, self._read(group)))
+            ranks = any(asks[request.index].ranks for request in group)
+            found = iter(self._measured(group, self._read(group), ranks=ranks))
             for request in group:
-                give(request.index, [_scored(row, next(logprobs)) for row in request.rows])
+                give(request.index, [_scored(row, next(found), asks[request.index].ranks) for row in request.rows])
         for request in requests:
             if not request.rows:
                 give(request.index, [])
@@ -174,20 +175,21 @@ class TransformersScorer:
         )
         return cache, places, output.logits
 
-    def _logprobs(self, group: list[_Request], read: list[Kept]) -> list[tuple[float, ...]]:
-        """For each row of each request, the log-probabilities of its scored tokens."""
+    def _measured(self, group: list[_Request], read: list[Kept], *, ranks: bool) -> list[list[tuple[float, int]]]:
+        """For each row of each request, the log-probabilities of its scored tokens, with their ranks if wanted."""
         rows = [(row, kept) for request, kept in zip(group, read, strict=True) for row in request.rows]
         tails = [row.ids[len(kept) :] for row, kept in rows]
         counts = [len(row.ids) - row.first for row, _ in rows]
         if not any(counts):
-            return [() for _ in rows]
+            return [[] for _ in rows]
         logits = self._forward([kept for _, kept in rows], tails, keep=max(map(len, tails)))[2]
         # A token is predicted by the place before it.
         which = [at for at, count in enumerate(counts) for _ in range(count)]
         place = [i - 1 - len(kept) for row, kept in rows for i in range(row.first, len(row.ids))]
         wanted = [token for row, _ in rows for token in row.ids[row.first :]]
-        found = iter(_log_softmax_at(logits, *(torch.tensor(x, device=self._device) for x in (which, place, wanted))))
-        return [tuple(next(found) for _ in range(count)) for count in counts]
+        where = (torch.tensor(x, device=self._device) for x in (which, place, wanted))
+        found = _log_softmax_at(logits, *where, ranks=ranks)
+        return [[next(found) for _ in range(count)] for count in counts]
 
 
 def _ending_after(spans: list[tuple[int, int]], place: int) -> int:
@@ -195,16 +197,18 @@ def _ending_after(spans: list[tuple[int, int]], place: int) -> int:
     return next((i for i, (_, end) in enumerate(spans) if end > place), len(spans))
 
 
-def _scored(row: _Row, logprobs: tuple[float, ...]) -> Scored:
+def _scored(row: _Row, found: list[tuple[float, int]], ranks: bool) -> Scored:
     new = row.start - row.first
-    return Scored(logprobs[new:], row.retracted, logprobs[:new])
+    logprobs, order = tuple(p for p, _ in found), tuple(rank for _, rank in found)
+    scored = Scored(logprobs[new:], row.retracted, logprobs[:new])
+    return replace(scored, ranks=order[new:], replaced_ranks=order[:new]) if ranks else scored
 
 
-def _log_softmax_at(logits: Any, which: Any, place: Any, wanted: Any) -> list[float]:
-    """log softmax(logits[which, place])[wanted], in float32, a slice at a time."""
-    found: list[float] = []
+def _log_softmax_at(logits: Any, which: Any, place: Any, wanted: Any, *, ranks: bool) -> Iterator[tuple[float, int]]:
+    """log softmax(logits[which, place])[wanted] in float32 and its rank (0 if not wanted), a slice at a time."""
     size = max(1, SLICE // logits.shape[-1])
     for w, p, t in zip(which.split(size), place.split(size), wanted.split(size), strict=True):
         numbers = logits[w, p].float()
-        found += (numbers.gather(-1, t[:, None])[:, 0] - numbers.logsumexp(dim=-1)).tolist()
-    return found
+        own = numbers.gather(-1, t[:, None])
+        rank = 1 + (numbers > own).sum(dim=-1) if ranks else torch.zeros_like(t)
+        yield from zip((own[:, 0] - numbers.logsumexp(dim=-1)).tolist(), rank.tolist(), strict=True)
