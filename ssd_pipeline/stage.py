@@ -11,6 +11,7 @@ This file does not know the disk, the network, torch, or any stage.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_args
@@ -288,6 +289,10 @@ class Scorer(Protocol):
         """
         ...
 
+    def at_once(self, tokens: int) -> int:
+        """How many texts of so many tokens are remembered at once, at least 1; with more, each is read again."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -331,6 +336,10 @@ class RowContext(Protocol):
     async def scorer(self, model: str) -> Scorer: ...
 
     async def prompts(self, model: str) -> Prompts: ...
+
+    def room(self, model: str | None, tokens: int) -> AbstractAsyncContextManager[None]:
+        """Inside, the row is one of those whose texts of so many tokens this scorer remembers at once; others wait."""
+        ...
 
     async def isolated(self, function: str, *args: Any, timeout_s: float) -> Any:
         """Call `module:function` with plain arguments in a killable worker. Raises TimeoutError, RowError."""
