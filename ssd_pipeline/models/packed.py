@@ -236,29 +236,35 @@ def attend(
         else:
             part.states.append((k.clone(), v.clone()))
         past = part.memory.first(module.layer_idx, part.past) if part.past else None
-        out[0, start:end] = _attended(q, k, v, past, [len(run) for run in part.runs if run], scaling, sliding_window)
+        lengths = [len(run) for run in part.runs if run]
+        _attend(q, k, v, past, lengths, scaling, sliding_window, out[0, start:end].transpose(0, 1))
         start = end
     return out, None
 
 
-def _attended(
-    q: Any, k: Any, v: Any, past: States | None, runs: list[int], scale: float, window: int | None
-) -> torch.Tensor:
-    """One part: [heads, tokens, size] -> [tokens, heads, size]."""
+def _attend(
+    q: Any, k: Any, v: Any, past: States | None, runs: list[int], scale: float, window: int | None, out: Any
+) -> None:
+    """One part: [heads, tokens, size] -> `out`, the same."""
     groups = q.shape[0] // k.shape[0]
-    before = past[0].shape[1] if past else 0
-    triples = list(zip(q.split(runs, dim=1), k.split(runs, dim=1), v.split(runs, dim=1), strict=True))
-    if window is not None and before + max(runs) > window:
-        return torch.cat([_windowed(*run, past, scale, window) for run in triples], dim=1).transpose(0, 1)
-    repeated = [(q, k.repeat_interleave(groups, 0), v.repeat_interleave(groups, 0)) for q, k, v in triples]
-    own, weight = (torch.cat(of, dim=1) for of in zip(*(_fused(*run, scale, True) for run in repeated), strict=True))
-    if past is None:
-        return own.transpose(0, 1)
-    # All heads of a group see the same keys: they are more queries of one head.
-    seen, seen_weight = _fused(q.reshape(k.shape[0], -1, q.shape[2]), past[0], past[1], scale, False)
-    seen, seen_weight = seen.reshape(own.shape), seen_weight.reshape(weight.shape)
-    share = torch.sigmoid(weight - seen_weight)[..., None]
-    return torch.lerp(seen.float(), own.float(), share).to(own.dtype).transpose(0, 1)
+    split = list(zip(*(states.split(runs, dim=1) for states in (q, k, v, out)), strict=True))
+    if window is not None and (past[0].shape[1] if past else 0) + max(runs) > window:
+        for q_run, k_run, v_run, place in split:
+            place.copy_(_windowed(q_run, k_run, v_run, past, scale, window))
+        return
+    if past is not None:  # all heads of a group see the same keys: they are more queries of one head
+        seen, weight = _fused(q.reshape(k.shape[0], -1, q.shape[2]), past[0], past[1], scale, False)
+        seen, weight = seen.reshape(out.shape).split(runs, dim=1), weight.reshape(q.shape[:2]).split(runs, dim=1)
+    for i, (q_run, k_run, v_run, place) in enumerate(split):
+        own, own_weight = _fused(q_run, _repeated(k_run, groups), _repeated(v_run, groups), scale, True)
+        if past is not None:
+            share = torch.sigmoid(own_weight - weight[i])[..., None]
+            own = torch.lerp(seen[i].float(), own.float(), share)
+        place.copy_(own)
+
+
+def _repeated(states: torch.Tensor, groups: int) -> torch.Tensor:
+    return states if groups == 1 else states.repeat_interleave(groups, 0)
 
 
 def _fused(q: Any, k: Any, v: Any, scale: float, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -277,7 +283,7 @@ def _fused(q: Any, k: Any, v: Any, scale: float, causal: bool) -> tuple[torch.Te
     return scores.softmax(dim=-1).to(v.dtype) @ v, scores.logsumexp(dim=-1)
 
 
-def _windowed(q: Any, k: Any, v: Any, past: States | None, scale: float, window: int) -> Any:
+def _windowed(q: Any, k: Any, v: Any, past: States | None, scale: float, window: int) -> torch.Tensor:
     """One run where a token sees the last `window` tokens alone, itself among them."""
     kept = 0
     if past is not None:
@@ -285,7 +291,7 @@ def _windowed(q: Any, k: Any, v: Any, past: States | None, scale: float, window:
         k, v = (torch.cat([old[:, old.shape[1] - kept :], new], dim=1) for old, new in zip(past, (k, v), strict=True))
     own = torch.arange(q.shape[1], device=q.device)[:, None] + kept
     seen = torch.arange(k.shape[1], device=q.device)[None, :]
-    k, v = (states.repeat_interleave(q.shape[0] // states.shape[0], 0) for states in (k, v))
+    k, v = (_repeated(states, q.shape[0] // k.shape[0]) for states in (k, v))
     mask = (seen <= own) & (seen > own - window)
     return torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=scale)[0]
 
