@@ -161,8 +161,10 @@ class ModelRuntime(Params):
     timeout_s: float = Field(600, gt=0, description="for one request")
     patience_s: float = Field(300, ge=0, description="how long a dead endpoint is waited for before the run stops")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="for local models")
-    cache_gb: float = Field(8, gt=0, description="memory for KV caches of a local model")
-    batch_tokens: int = Field(65_536, ge=1, description="tokens (new and cached) in one forward pass of a local model")
+    cache_gb: float = Field(8, gt=0, description="memory for KV caches of a model that scores, per device")
+    batch_tokens: int = Field(
+        65_536, ge=1, description="tokens in one forward pass of a local model: with cached ones where it samples"
+    )
     price: Price | None = Field(None, description="what its tokens cost: {prompt: 0.2, sampled: 0.6} per million")
 
 
