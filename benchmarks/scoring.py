@@ -1,13 +1,13 @@
 """What the student's judgement costs: K = 4 branches of 64 tokens after 256 and 1,024, 16 trajectories at once.
 
-    python benchmarks/scoring.py [--device cuda] [--vllm PYTHON] [--rounds N]
+    python benchmarks/scoring.py [--device cuda] [--vllm PYTHON] [--model FOLDER] [--rounds N] [--at-once N]
 
 Ours against (a) a full run per branch, (b) one of the K branches as a batch, (c) the limit: one dense forward pass over
 the new tokens alone, without any prefix. All in one run, in turns, medians of as many rounds; (a) and (b) are timed for
 one trajectory and count 16 times. Then a whole recipe: a loopback teacher that answers at once, a real student, and the
 share of the time in which the device computes. On a CPU the student is a Llama of 30 M parameters in float32, on a GPU
 models of 0.5 and 1.5 B in bfloat16, all random. `--vllm`: a Python that has vLLM; its prompt_logprobs of the same texts
-is timed too.
+is timed too. `--model`: scores with that one, and runs no recipe.
 """
 
 from __future__ import annotations
@@ -46,9 +46,15 @@ runtime: {{models: {{teacher: {{api: completions, endpoints: ["http://127.0.0.1:
 
 
 def words() -> list[str]:
-    """4,000 words, each of which is one token with its space."""
+    """3,500 words with their space: what the tokeniser learns, and what the teacher says."""
     syllables = [a + b for a in "bcdfghjklmnprstvwz" for b in "aeiou"]
     return [" " + "".join(pair) for pair in itertools.islice(itertools.product(syllables, repeat=2), 3500)]
+
+
+def one_token_words(tokenizer) -> list[str]:
+    """Words with their space that are one token each, so that texts of them have as many tokens as words."""
+    known = (tokenizer.decode([number]) for number in sorted(tokenizer.get_vocab().values()))
+    return [word for word in known if word[:1] == " " and word[1:].isascii() and word[1:].isalpha() and word.islower()]
 
 
 def make_student(folder: Path, size: str, device: str) -> None:
@@ -140,7 +146,7 @@ def measure(folder: Path, device: str, rounds: int, at_once: int, vllm: str | No
         return await asyncio.gather(*(scorer.score(ask) for ask in asks))
 
     server = Vllm(vllm, folder, device) if vllm else None
-    draw, vocabulary = random.Random(0), words()
+    draw, vocabulary = random.Random(0), one_token_words(plain.tokenizer)
 
     def text(tokens: int) -> str:
         return "".join(draw.choices(vocabulary, k=tokens))
@@ -292,6 +298,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--vllm")
+    parser.add_argument("--model", type=Path)
     parser.add_argument("--sizes", nargs="+", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--at-once", type=int, default=16)
@@ -304,6 +311,9 @@ def main() -> None:
     elif said.serve_vllm:
         serve_vllm(said.serve_vllm, said.device)
     else:
+        if said.model:
+            measure(said.model, said.device, said.rounds, said.at_once, said.vllm)
+            return
         for size in said.sizes or (["30M"] if said.device == "cpu" else ["0.5B", "1.5B"]):
             with tempfile.TemporaryDirectory() as name:
                 make_student(Path(name), size, said.device)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+SMALL = ("--sizes", "tiny", "--rounds", "1", "--at-once", "2", "--problems", "3")
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "scoring.py"
 
 
 def test_the_scorer_is_measured_against_the_plain_ways_and_agrees_with_them() -> None:
-    command = [sys.executable, str(SCRIPT), *"--sizes tiny --rounds 1 --at-once 2 --problems 3".split()]
+    command = [sys.executable, str(SCRIPT), *SMALL]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(re.findall(r"ours takes +[\d.]+ times as long", done.stdout)) == 2
