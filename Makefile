@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: quickstart quickstart-models results test test-long lint bench docs-check docs clean
+.PHONY: quickstart quickstart-models results test test-long lint bench bench-gpu docs-check docs clean
 
 quickstart: .venv/run.stamp  ## the whole method on a tiny world, offline, in under 90 seconds after the install
 	$(BIN)/ssd-run recipes/quickstart.yaml
@@ -30,6 +30,12 @@ lint: .venv/dev.stamp
 
 bench: .venv/dev.stamp  ## ratios against the plain way, measured side by side
 	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+bench-gpu: .venv/run.stamp  ## the scorer on a CUDA GPU with models made on the spot, against vLLM where that installs
+	$(PYTHON) -m venv .venv/vllm
+	timeout 240 .venv/vllm/bin/python -m pip --disable-pip-version-check --quiet install vllm && touch .venv/vllm.stamp || true
+	timeout 240 $(BIN)/python benchmarks/scoring.py --device cuda --rounds 5 \
+	    $$(test -e .venv/vllm.stamp && echo --vllm .venv/vllm/bin/python)
 
 docs-check: .venv/dev.stamp  ## run the commands of the README again and compare its output blocks
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -8,7 +8,8 @@ which order stages run, nor what they do.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,8 @@ class Pool:
     paid: Callable[[Paid], None]
     tell: Callable[[str], None]
     _open: dict[tuple[str, str], asyncio.Future[Any]] = field(default_factory=dict)
+    _rooms: dict[str, asyncio.Semaphore] = field(default_factory=dict)
+    _full: set[str] = field(default_factory=set)
 
     async def get(self, what: str, name: str, opener: Callable[[Model], Any]) -> Any:
         """The one instance of a model in one role; loading blocks a thread, not the loop."""
@@ -170,6 +173,20 @@ class Pool:
             await asked
         finally:
             asked.cancel()
+
+    @asynccontextmanager
+    async def room(self, name: str, tokens: int) -> AsyncIterator[None]:
+        """A place among the texts that a scorer remembers at once; that rows wait for one is told once."""
+        scorer: Scorer = await self.get("scorer", name, models.open_scorer)
+        places = scorer.at_once(tokens)
+        if name not in self._rooms:
+            self._rooms[name] = asyncio.Semaphore(places)
+        elif self._rooms[name].locked() and name not in self._full:
+            self._full.add(name)
+            what = f"cache_gb ({self.inputs.model(name).runtime.cache_gb:g}) of model {name} holds {places} texts"
+            self.tell(f"{what} of about {tokens} tokens, so that {places} rows are worked on at once")
+        async with self._rooms[name]:
+            yield
 
     async def served(self) -> dict[str, Any]:
         """What answered in the place of each sampled model."""
@@ -213,6 +230,9 @@ class RowWork:
     async def prompts(self, model: str) -> Prompts:
         found: Prompts = await self.pool.get("prompts", model, models.open_prompts)
         return found
+
+    def room(self, model: str | None, tokens: int) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if model is None else self.pool.room(model, tokens)
 
     async def isolated(self, function: str, *args: Any, timeout_s: float) -> Any:
         return await self.pool.workers.call(function, *args, timeout_s=timeout_s)

@@ -140,6 +140,9 @@ class RecordedScorer:
     def offsets(self, text: str) -> list[tuple[int, int]]:
         return self.scorer.offsets(text)
 
+    def at_once(self, tokens: int) -> int:
+        return self.scorer.at_once(tokens)
+
     async def close(self) -> None:
         await self.scorer.close()
 

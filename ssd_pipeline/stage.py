@@ -11,6 +11,7 @@ This file does not know the disk, the network, torch, or any stage.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -187,8 +188,10 @@ class ModelRuntime(Params):
     tokens_per_minute: int | None = Field(None, ge=1, description="the most that it reads and writes in any minute")
     patience_s: float = Field(300, ge=0, description="how long a dead endpoint is waited for before the run stops")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="for local models")
-    cache_gb: float = Field(8, gt=0, description="memory for KV caches of a local model")
-    batch_tokens: int = Field(65_536, ge=1, description="tokens (new and cached) in one forward pass of a local model")
+    cache_gb: float = Field(8, gt=0, description="memory for KV caches of a model that scores, per device")
+    batch_tokens: int = Field(
+        65_536, ge=1, description="tokens in one forward pass of a local model: with cached ones where it samples"
+    )
     price: Price | None = Field(None, description="what its tokens cost: {prompt: 0.2, sampled: 0.6} per million")
     processes: int = Field(1, ge=1, le=64, description="GPUs that it is trained on, one process each")
     trackio: str | None = Field(None, min_length=1, description="a trackio project that training curves also go to")
@@ -335,6 +338,10 @@ class Scorer(Protocol):
         """
         ...
 
+    def at_once(self, tokens: int) -> int:
+        """How many texts of so many tokens are remembered at once, at least 1; with more, each is read again."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -378,6 +385,10 @@ class RowContext(Protocol):
     async def scorer(self, model: str) -> Scorer: ...
 
     async def prompts(self, model: str) -> Prompts: ...
+
+    def room(self, model: str | None, tokens: int) -> AbstractAsyncContextManager[None]:
+        """Inside, the row is one of those whose texts of so many tokens this scorer remembers at once; others wait."""
+        ...
 
     async def isolated(self, function: str, *args: Any, timeout_s: float) -> Any:
         """Call `module:function` with plain arguments in a killable worker. Raises TimeoutError, RowError."""

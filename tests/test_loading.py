@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from fakes import tiny
-from peft import LoraConfig, PeftModel, get_peft_model
+from fakes.adapters import adapter
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from ssd_pipeline import models
@@ -29,21 +30,6 @@ def test_the_dtype_is_the_recipes_or_the_checkpoints(stored: str, asked: str, tm
     assert {p.dtype for p in lm.parameters()} == {getattr(torch, stored if asked == "auto" else asked)}
     assert not lm.training
     assert not any(p.requires_grad for p in lm.parameters())
-
-
-def adapter(base: Path, to: Path, seed: int) -> Path:
-    """A LoRA folder whose weights are not zero."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tuned = get_peft_model(
-            AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32),
-            LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
-        )
-        for name, weight in tuned.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(weight, std=0.2)
-    tuned.save_pretrained(to)
-    return to
 
 
 def logits(lm: torch.nn.Module) -> torch.Tensor:

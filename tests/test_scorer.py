@@ -8,15 +8,20 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 from fakes import tiny
+from fakes.adapters import adapter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ssd_pipeline.errors import RowError
+from ssd_pipeline.errors import ModelError, RowError
+from ssd_pipeline.models.loading import load_causal_lm
+from ssd_pipeline.models.packed import Part
+from ssd_pipeline.models.prefix_cache import PrefixCache
 from ssd_pipeline.models.scorer import TransformersScorer
 from ssd_pipeline.stage import Model, ModelRuntime, Score, Scored
 
@@ -26,6 +31,10 @@ WORDS = st.text(alphabet="ab 12\n.=é東😀", max_size=12)
 
 def opened(folder: Path, **runtime: object) -> TransformersScorer:
     return TransformersScorer(Model("student", path=folder, runtime=ModelRuntime(device="cpu", **runtime)))
+
+
+def cache_of(scorer: TransformersScorer) -> PrefixCache:
+    return scorer._queues[0]._cache
 
 
 def scored(scorer: TransformersScorer, *asks: Score) -> list[list[Scored]]:
@@ -53,40 +62,55 @@ def plain(folder: Path) -> Callable[[str, str], list[float]]:
 
 
 @pytest.fixture(scope="module")
-def scorers(tiny_model: Callable[..., Path]) -> Callable[[str, int], tuple[TransformersScorer, Path]]:
+def scorers(tiny_model: Callable[..., Path]) -> Callable[..., tuple[TransformersScorer, Path]]:
     @cache
-    def get(arch: str, batch_tokens: int) -> tuple[TransformersScorer, Path]:
-        folder = tiny_model(arch=arch)
+    def get(arch: str = "llama", batch_tokens: int = 65_536) -> tuple[TransformersScorer, Path]:
+        folder = tiny_model(**ARCHITECTURES[arch])
         return opened(folder, batch_tokens=batch_tokens), folder
 
     return get
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 65_536])
-@pytest.mark.parametrize("arch", ["llama", "qwen2", "qwen3"])
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(asks=st.lists(st.tuples(WORDS, st.lists(WORDS, min_size=1, max_size=4)), min_size=1, max_size=4))
-def test_it_is_the_full_forward_pass(
-    scorers: Callable[[str, int], tuple[TransformersScorer, Path]],
+ARCHITECTURES = {
+    "llama": {"arch": "llama", "heads": 4, "kv_heads": 2},
+    "qwen2": {"arch": "qwen2"},
+    "qwen3": {"arch": "qwen3", "heads": 4, "kv_heads": 1},
+    "sliding window": {"arch": "mistral", "heads": 4, "kv_heads": 2, "sliding_window": 12},
+}
+ASKS = st.tuples(st.integers(0, 2), st.lists(WORDS, max_size=3), st.lists(WORDS, min_size=1, max_size=4))
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    batches=st.lists(st.lists(ASKS, min_size=10, max_size=10), min_size=2, max_size=2),
+    batch_tokens=st.sampled_from([7, 65_536]),
+    dropped=st.sets(st.integers(0, 4)),
+)
+def test_500_prefixes_are_the_full_forward_pass(
+    scorers: Callable[..., tuple[TransformersScorer, Path]],
     arch: str,
+    batches: list[list[tuple[int, list[str], list[str]]]],
     batch_tokens: int,
-    asks: list[tuple[str, list[str]]],
+    dropped: set[int],
 ) -> None:
     scorer, folder = scorers(arch, batch_tokens)
     reference = plain(folder)
-    results = scored(scorer, *(Score(PROMPT, prefix, tuple(branches)) for prefix, branches in asks))
-    for (prefix, branches), found in zip(asks, results, strict=True):
-        assert len(found) == len(branches)
-        for branch, one in zip(branches, found, strict=True):
-            assert list(one.logprobs) == pytest.approx(reference(PROMPT + prefix, branch), abs=1e-4)
+    for batch in batches:
+        kept = cache_of(scorer)._kept
+        kept[:] = [entry for i, entry in enumerate(kept) if i not in dropped]
+        asks = [Score(PROMPT[n:], "".join(prefix), tuple(branches)) for n, prefix, branches in batch]
+        for ask, found in zip(asks, scored(scorer, *asks), strict=True):
+            for branch, one in zip(ask.branches, found, strict=True):
+                assert list(one.logprobs) == pytest.approx(reference(ask.prompt + ask.prefix, branch), abs=1e-4)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=WORDS, branch=WORDS)
 def test_spans_and_log_probabilities_go_together(
-    scorers: Callable[[str, int], tuple[TransformersScorer, Path]], prefix: str, branch: str
+    scorers: Callable[..., tuple[TransformersScorer, Path]], prefix: str, branch: str
 ) -> None:
-    scorer, _ = scorers("llama", 65_536)
+    scorer, _ = scorers()
     before, whole = PROMPT + prefix, PROMPT + prefix + branch
     spans = scorer.offsets(whole)
     assert [whole[start:end] for start, end in spans if start == 0] == [whole[: spans[0][1]]]
@@ -103,17 +127,17 @@ def test_spans_and_log_probabilities_go_together(
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(prefix=WORDS, branch=WORDS)
 def test_a_response_is_put_together_from_what_was_kept_replaced_and_added(
-    scorers: Callable[[str, int], tuple[TransformersScorer, Path]], prefix: str, branch: str
+    scorers: Callable[..., tuple[TransformersScorer, Path]], prefix: str, branch: str
 ) -> None:
-    scorer, _ = scorers("llama", 65_536)
+    scorer, _ = scorers()
     first, whole = Score(PROMPT, "", (prefix,)), Score(PROMPT, "", (prefix + branch,))
     (before,), (after,), (added,) = scored(scorer, first, whole, Score(PROMPT, prefix, (branch,)))
     kept = before.logprobs[: len(before.logprobs) - added.retracted]
     assert [*kept, *added.replaced, *added.logprobs] == pytest.approx(list(after.logprobs), abs=1e-4)
 
 
-def test_ranks_count_the_more_probable_tokens(scorers: Callable[[str, int], tuple]) -> None:
-    scorer, folder = scorers("llama", 65_536)
+def test_ranks_count_the_more_probable_tokens(scorers: Callable[..., tuple]) -> None:
+    scorer, folder = scorers()
     asks = Score(PROMPT, "19+", ("65=84.\n", ""), ranks=True), Score(PROMPT, "19+", ("65",))
     (one, empty), (plainly,) = scored(scorer, *asks)
     ids = scorer._tokenizer(PROMPT + "19+65=84.\n", add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -124,8 +148,8 @@ def test_ranks_count_the_more_probable_tokens(scorers: Callable[[str, int], tupl
     assert (empty.ranks, plainly.ranks) == ((), ())
 
 
-def test_a_token_across_the_boundary_is_the_branchs(scorers: Callable[[str, int], tuple]) -> None:
-    scorer, folder = scorers("llama", 65_536)
+def test_a_token_across_the_boundary_is_the_branchs(scorers: Callable[..., tuple]) -> None:
+    scorer, folder = scorers()
     word = next(t for t in ("coins", "Answer", "answer", "check") if len(scorer.offsets(t)) == 1)
     [[one]] = scored(scorer, Score(PROMPT, word[:2], (word[2:],)))
     assert len(one.logprobs) == 1
@@ -133,8 +157,8 @@ def test_a_token_across_the_boundary_is_the_branchs(scorers: Callable[[str, int]
     assert list(one.logprobs) == pytest.approx(plain(folder)(PROMPT + word[:2], word[2:]), abs=1e-4)
 
 
-def test_nothing_more_has_no_log_probabilities(scorers: Callable[[str, int], tuple]) -> None:
-    scorer, _ = scorers("llama", 65_536)
+def test_nothing_more_has_no_log_probabilities(scorers: Callable[..., tuple]) -> None:
+    scorer, _ = scorers()
     assert scored(scorer, Score(PROMPT, "abc", ("", ""))) == [[Scored((), 0), Scored((), 0)]]
 
 
@@ -145,25 +169,44 @@ def test_a_uniform_model_has_a_perplexity_of_its_vocabulary(tmp_path: Path) -> N
     assert perplexity == pytest.approx(len(tiny.tokenizer()), rel=1e-5)
 
 
-def test_bfloat16_is_near_float32(tmp_path: Path) -> None:
-    exact = opened(tiny.make(tmp_path / "f32", scale=3.0))
-    rough = opened(tiny.make(tmp_path / "bf16", scale=3.0, dtype="bfloat16"))
-    assert rough._lm.dtype is torch.bfloat16
-    ask = Score(PROMPT, "", ("one two three", "4"))
-    for one, other in zip(*(scored(s, ask)[0] for s in (exact, rough)), strict=True):
-        assert list(one.logprobs) == pytest.approx(list(other.logprobs), abs=0.15)
+@pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.15), ("float16", 0.02)])
+def test_half_precision_is_near_the_full_forward_pass(dtype: str, bound: float, tmp_path: Path) -> None:
+    """`bound`: of one token's log-probability, in nats, against the same dtype and against float32."""
+    exact = plain(tiny.make(tmp_path / "exact", scale=3.0, kv_heads=1))
+    folder = tiny.make(tmp_path / dtype, scale=3.0, kv_heads=1, dtype=dtype)
+    scorer, rough = opened(folder), plain(folder)
+    for cut in range(len(CHUNKS)):
+        ask = Score(PROMPT, "".join(CHUNKS[:cut]), (CHUNKS[cut], "so ", CHUNKS[cut][:-1] + " x"))
+        for branch, one in zip(ask.branches, scored(scorer, ask)[0], strict=True):
+            for reference in (exact, rough):
+                whole = reference(ask.prompt + ask.prefix, branch)
+                assert list(one.logprobs) == pytest.approx(whole, abs=bound)
+                assert fmean(one.logprobs) == pytest.approx(fmean(whole), abs=bound / 3)
+
+
+def test_an_adapter_is_scored_as_part_of_the_model(tmp_path: Path) -> None:
+    base = tiny.make(tmp_path / "base")
+    low = adapter(base, tmp_path / "low", 1)
+    merged = load_causal_lm(Model("m", path=base, adapters=(low,)), torch.device("cpu"))
+    merged.save_pretrained(tmp_path / "merged")
+    tiny.tokenizer().save_pretrained(tmp_path / "merged")
+    scorer = TransformersScorer(Model("student", path=base, adapters=(low,), runtime=ModelRuntime(device="cpu")))
+    [[one]] = scored(scorer, Score(PROMPT, "", (CHUNKS[0],)))
+    assert list(one.logprobs) == pytest.approx(plain(tmp_path / "merged")(PROMPT, CHUNKS[0]), abs=1e-4)
+    assert list(one.logprobs) != pytest.approx(plain(base)(PROMPT, CHUNKS[0]), abs=1e-2)
 
 
 def read_by(scorer: TransformersScorer) -> list[int]:
-    """Tokens of each forward pass from now on, padding included."""
+    """Tokens of each forward pass from now on."""
     read: list[int] = []
-    real = scorer._lm.forward
+    model = scorer._queues[0]._model
+    real = model.measure
 
-    def forward(ids: torch.Tensor, **rest: object) -> object:
-        read.append(ids.numel())
-        return real(ids, **rest)
+    def measure(parts: Sequence[Part], *, ranks: bool) -> object:
+        read.append(sum(map(len, parts)))
+        return real(parts, ranks=ranks)
 
-    scorer._lm.forward = forward
+    model.measure = measure
     return read
 
 
@@ -188,17 +231,31 @@ def test_growing_trajectories_are_the_full_forward_pass(
                 assert list(one.logprobs) == pytest.approx(reference(ask.prompt + ask.prefix, branch), abs=1e-4)
 
 
-def test_a_prefix_is_read_once(tiny_model: Callable[..., Path]) -> None:
+def test_a_prefix_and_the_winner_are_read_once(tiny_model: Callable[..., Path]) -> None:
     scorer = opened(tiny_model())
-    length = len(scorer.offsets(PROMPT + CHUNKS[0]))
-    scored(scorer, Score(PROMPT, CHUNKS[0], ("a", "b")))
+    texts = [PROMPT, CHUNKS[0], "a b c", "d e f", " g h", "=1"]
+    before, prefix, winner, loser, more, other = (len(scorer.offsets(text)) for text in texts)
     read = read_by(scorer)
-    scored(scorer, Score(PROMPT, CHUNKS[0], ("c", "d")))
-    assert read == [4], "the last shared token and the branch's own, twice"
-    read.clear()
-    scored(scorer, Score(PROMPT, CHUNKS[0] + "12", ("c", "d")))
-    assert sum(read) < 12 < length
-    assert scorer._prefixes._bytes == sum(kept.bytes for kept in scorer._prefixes._entries.values()) > 0
+    scored(scorer, Score(PROMPT, CHUNKS[0], (texts[2], texts[3])))
+    scored(scorer, Score(PROMPT, CHUNKS[0], (texts[2], texts[3])))
+    scored(scorer, Score(PROMPT, CHUNKS[0] + texts[2], (texts[4], texts[5])))
+    assert read == [
+        before + prefix + winner - 1 + loser - 1,
+        1 + winner - 1 + loser - 1,  # the last shared token predicts the first of the branches, the last one nothing
+        1 + more - 1 + other - 1,  # the winner's last token is read now, the others were
+    ]
+
+
+def test_a_text_that_leaves_another_one_early_takes_what_they_share(tiny_model: Callable[..., Path]) -> None:
+    scorer, reference = opened(tiny_model()), plain(tiny_model())
+    beams = [CHUNKS[0] + text * 8 for text in (" a", " b")]
+    scored(scorer, *(Score(PROMPT, beam, (" x", " y")) for beam in beams))
+    read = read_by(scorer)
+    asks = [Score(PROMPT, beam + " x", (" z", " y")) for beam in beams]
+    for ask, found in zip(asks, scored(scorer, *asks), strict=True):
+        for branch, one in zip(ask.branches, found, strict=True):
+            assert list(one.logprobs) == pytest.approx(reference(PROMPT + ask.prefix, branch), abs=1e-4)
+    assert sum(read) <= 2 * 4, "each beam has a memory of its own"
 
 
 def refused(scorer: TransformersScorer, *asks: Score) -> Sequence[object]:
@@ -216,3 +273,15 @@ def test_a_text_beyond_the_context_is_an_error_of_its_row_alone(tiny_model: Call
     assert not long.curable
     assert isinstance(short, list)
     assert isinstance(bare, RowError)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"arch": "gemma2"}, "softcap"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "positions"),
+    ],
+)
+def test_a_model_that_would_be_scored_wrongly_is_refused(setting: dict, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=says):
+        opened(tiny.make(tmp_path / "m", **setting))

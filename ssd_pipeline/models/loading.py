@@ -72,6 +72,15 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
+def pick_devices(name: str) -> list[torch.device]:
+    """Every device that may have a copy of a model: all GPUs if there are any and it is `auto`, else `pick_device`."""
+    import torch
+
+    if name == "auto" and torch.cuda.is_available():
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [pick_device(name)]
+
+
 def _has_mps() -> bool:
     import torch
 

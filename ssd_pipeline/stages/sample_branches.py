@@ -134,7 +134,8 @@ async def grow(row: Row, params: SampleParams, ctx: RowContext) -> Trajectory:
         answer=answer,
     )
     scorer = await ctx.scorer(params.student) if params.student else None
-    done = await _drive(search(setup), await ctx.sampler(params.teacher), scorer, ctx)
+    async with ctx.room(params.student, _usual_tokens(params)):
+        done = await _drive(search(setup), await ctx.sampler(params.teacher), scorer, ctx)
     said = [Message(m["role"], m["content"]) for m in teacher.messages(problem)]
     return Trajectory(
         solution=done.text,
@@ -150,6 +151,13 @@ async def grow(row: Row, params: SampleParams, ctx: RowContext) -> Trajectory:
         margins=done.margins,
         branches=[Branches(**vars(candidacy)) for candidacy in done.branches],
     )
+
+
+def _usual_tokens(params: SampleParams) -> int:
+    """What a scorer remembers of a trajectory: half of the longest one, since it grows, and the branches of a chunk; as
+    often as the beam is wide."""
+    one = params.max_tokens // 2 + params.branches * min(params.chunk.max_tokens, params.max_tokens)
+    return one * params.beam_width
 
 
 async def _drive(

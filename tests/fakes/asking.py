@@ -137,6 +137,9 @@ class HashScorer:
         ends = [found.start() for found in re.finditer(r"(?<!^) |$", text)]
         return list(zip([0, *ends], ends, strict=False))
 
+    def at_once(self, tokens: int) -> int:
+        return 1000
+
     async def close(self) -> None:
         pass
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,6 +177,9 @@ class FakeContext:
             return model + "".join(f"[{m['content']}]" for m in messages) + end
 
         return ModelPrompts(self.formats[model], render, ("<|end|>",))
+
+    def room(self, model: str | None, tokens: int) -> nullcontext[None]:
+        return nullcontext()
 
     async def isolated(self, function: str, *args: Any, timeout_s: float) -> Any:
         raise Unexpected(f"nothing here needs {function}")

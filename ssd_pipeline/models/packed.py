@@ -1,0 +1,305 @@
+"""Many texts in one row: a forward pass over new tokens alone, each text after its own keys and values of before.
+
+Padding and masks would make a batch as dear as its longest member, and copying what was read before dearer still. Here
+all new tokens of all texts are one row, so that every layer but attention is dense and without waste. Attention takes
+each text by itself: what all its new tokens see (the past) needs no mask, what a branch sees of itself is plainly
+causal, and the two are put together by their log-sum-exp (as in arXiv 2402.05099 and cascade inference); both parts
+are the fused kernels of torch, over keys and values where they lie. Logits reach float32 in slices of tokens: of
+150,000 words they would not fit otherwise. This file does not know texts, tokenisers, or which memory is kept.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_utils import AttentionInterface
+
+from ssd_pipeline.errors import ModelError
+
+NAME = "ssd_packed"
+ROOM = 256  # places: keys and values grow by so many at a time
+SLICE = 1 << 24  # logits in float32 at once: 64 MB
+KNOWN = {"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
+States = tuple[torch.Tensor, torch.Tensor]  # keys and values [heads, places, size]
+
+
+class Memory:
+    """Keys and values of the tokens `ids` of one text, in every layer, with room behind them.
+
+    `tails`: what was read after `ids`, at most one of which will be gone on with: tokens, and States per layer.
+    """
+
+    def __init__(self, like: Sequence[States]) -> None:
+        self.ids: list[int] = []
+        self.tails: list[tuple[list[int], list[States]]] = []
+        self._layers = [(k[:, :0], v[:, :0]) for k, v in like]
+
+    @property
+    def bytes(self) -> int:
+        layers = [self._layers, *(states for _, states in self.tails)]
+        return sum(one.nbytes for states in layers for layer in states for one in layer)
+
+    def first(self, layer: int, places: int) -> States:
+        """A view of the first places of a layer."""
+        k, v = self._layers[layer]
+        return k[:, :places], v[:, :places]
+
+    def write(self, layer: int, place: int, states: States) -> None:
+        """Put states behind the first `place` places, whatever stood there; what is kept before them stays."""
+        end = place + states[0].shape[1]
+        if end > self._layers[layer][0].shape[1]:
+            size = -(-end // ROOM) * ROOM
+            k, v = (one.new_empty(one.shape[0], size, one.shape[2]) for one in self._layers[layer])
+            for room, old in zip((k, v), self.first(layer, place), strict=True):
+                room[:, :place] = old
+            self._layers[layer] = (k, v)
+        for room, new in zip(self._layers[layer], states, strict=True):
+            room[:, place:end] = new
+
+    def forget(self, places: int) -> None:
+        """Keep the first tokens alone, and no tails."""
+        self.ids, self.tails = self.ids[:places], []
+
+    def known(self, ids: list[int]) -> int:
+        """How many first tokens of a text were read, the tails included."""
+        same = common(self.ids, ids)
+        tails = self.tails if same == len(self.ids) else []
+        return same + max((common(tail, ids[same:]) for tail, _ in tails), default=0)
+
+    def go_on(self, ids: list[int]) -> None:
+        """Become the memory of as much of the text `ids` as was read, the best of the tails included."""
+        same = common(self.ids, ids)
+        tails = self.tails if same == len(self.ids) else []
+        self.forget(same)
+        if tails:
+            tail, states = max(tails, key=lambda tail: common(tail[0], ids[same:]))
+            self.append(tail[: common(tail, ids[same:])], states)
+
+    def append(self, ids: list[int], states: Sequence[States]) -> None:
+        """Go on with these tokens; of their states the first are taken."""
+        for layer, (k, v) in enumerate(states):
+            self.write(layer, len(self.ids), (k[:, : len(ids)], v[:, : len(ids)]))
+        self.ids = [*self.ids, *ids]
+
+    def copy(self, places: int) -> Memory:
+        """A memory of its own of the first tokens."""
+        other = Memory(self._layers)
+        other.append(self.ids[:places], [self.first(layer, places) for layer in range(len(self._layers))])
+        return other
+
+
+@dataclass
+class Part:
+    """New tokens of one text: `runs`, each of which comes right after the first `past` tokens of the memory.
+
+    `into`: it is one run, and its states go into the memory; otherwise they are left in `states`, per layer. `wanted`:
+    (place in the part, tokens): the log-probabilities of tokens that follow each other, the first after that place.
+    """
+
+    memory: Memory
+    past: int
+    runs: list[list[int]]
+    into: bool
+    wanted: list[tuple[int, list[int]]]
+    states: list[States] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.runs))
+
+    def as_tails(self) -> list[tuple[list[int], list[States]]]:
+        """Each run with its own states, once they were read."""
+        lengths = [len(run) for run in self.runs]
+        layers = [list(zip(*(one.split(lengths, dim=1) for one in layer), strict=True)) for layer in self.states]
+        return [(run, [layer[i] for layer in layers]) for i, run in enumerate(self.runs)]
+
+
+class PackedModel:
+    """A causal language model that reads `Part`s. Raises ModelError for one whose attention it would get wrong."""
+
+    def __init__(self, lm: Any) -> None:
+        _refuse(lm.config.get_text_config())
+        lm.set_attn_implementation(NAME)
+        self._lm, self._head = lm, _head(lm)
+        probe = Part(Memory([]), 0, [[0]], into=False, wanted=[(0, [0])])
+        with torch.inference_mode():
+            self.measure([probe], ranks=False)
+        if len(probe.states) != lm.config.get_text_config().num_hidden_layers:
+            raise ModelError("its attention is not that of transformers; serve it with vLLM (api: completions)")
+        self._like = probe.states
+
+    @property
+    def token_bytes(self) -> int:
+        """What the memory of one token takes."""
+        return sum(one.nbytes for layer in self._like for one in layer)
+
+    def memory(self) -> Memory:
+        """An empty memory."""
+        return Memory(self._like)
+
+    def measure(self, parts: Sequence[Part], *, ranks: bool) -> list[list[tuple[list[float], list[int]]]]:
+        """One forward pass: for each part, for each of its `wanted`, log-probabilities and ranks (empty without)."""
+        ids = [token for part in parts for run in part.runs for token in run]
+        at = [part.past + i for part in parts for run in part.runs for i in range(len(run))]
+        hidden = self._lm.base_model(
+            input_ids=self._tensor([ids]), position_ids=self._tensor([at]), use_cache=False, packed=parts
+        ).last_hidden_state[0]
+        places: list[int] = []
+        start = 0
+        for part in parts:
+            for place, tokens in part.wanted:
+                places += range(start + place, start + place + len(tokens))
+            start += len(part)
+        wanted = [token for part in parts for _, tokens in part.wanted for token in tokens]
+        logprobs, order = self._log_softmax(hidden, self._tensor(places), self._tensor(wanted), ranks=ranks)
+        found, start = [], 0
+        for part in parts:
+            of_part = []
+            for _, tokens in part.wanted:
+                of_part.append((logprobs[start : start + len(tokens)], order[start : start + len(tokens)]))
+                start += len(tokens)
+            found.append(of_part)
+        return found
+
+    def _tensor(self, numbers: Any) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self._lm.device)
+
+    def _log_softmax(self, hidden: Any, places: Any, wanted: Any, *, ranks: bool) -> tuple[list[float], list[int]]:
+        """log softmax(logits at places)[wanted] and 1 + how many are larger, in float32, a slice at a time."""
+        logprobs: list[torch.Tensor] = []
+        order: list[torch.Tensor] = []
+        size = max(1, SLICE // int(self._lm.config.get_text_config().vocab_size))
+        for place, token in zip(places.split(size), wanted.split(size), strict=True):
+            logits = self._head(inputs_embeds=hidden[place][None]).logits[0].float()
+            own = logits.gather(-1, token[:, None])
+            logprobs.append(own[:, 0] - logits.logsumexp(dim=-1))
+            if ranks:
+                order.append(1 + (logits > own).sum(dim=-1))
+        return torch.cat(logprobs).tolist(), torch.cat(order).tolist() if ranks else []
+
+
+class _Given(torch.nn.Module):
+    """Stands in the place of a model's body and gives back what it is given."""
+
+    def forward(self, inputs_embeds: Any = None, **_: Any) -> BaseModelOutputWithPast:
+        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+
+
+def _head(lm: Any) -> Any:
+    """The model without its body: hidden states -> logits, with whatever this model does to them."""
+    head = copy.copy(lm)
+    head._modules = {**lm._modules, lm.base_model_prefix: _Given()}
+    return head
+
+
+def _refuse(config: Any) -> None:
+    """Raises ModelError for layers and positions with which a past cannot be kept, or not in this way."""
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if kinds:
+        raise ModelError(f"its layers are of kind {', '.join(sorted(kinds))}; serve it with vLLM (api: completions)")
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if rope in ("dynamic", "longrope"):
+        raise ModelError(f"its positions ({rope}) depend on the length of the whole text, so no past can be kept")
+
+
+# ---------------------------------------------------------------------------------------------------- attention
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    packed: Sequence[Part],
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **rest: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention function of transformers: query [1, heads, row, size] -> output [1, row, heads, size]."""
+    unknown = [name for name, said in rest.items() if said is not None and name not in KNOWN]
+    if unknown or mask is not None:
+        raise ModelError(f"its attention has {', '.join(unknown) or 'a mask'}: it would be scored wrongly")
+    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
+    start = 0
+    for part in packed:
+        end = start + len(part)
+        q, k, v = (states[0, :, start:end] for states in (query, key, value))
+        if part.into:
+            part.memory.write(module.layer_idx, part.past, (k, v))
+        else:
+            part.states.append((k.clone(), v.clone()))
+        past = part.memory.first(module.layer_idx, part.past) if part.past else None
+        lengths = [len(run) for run in part.runs if run]
+        _attend(q, k, v, past, lengths, scaling, sliding_window, out[0, start:end].transpose(0, 1))
+        start = end
+    return out, None
+
+
+def _attend(
+    q: Any, k: Any, v: Any, past: States | None, runs: list[int], scale: float, window: int | None, out: Any
+) -> None:
+    """One part: [heads, tokens, size] -> `out`, the same."""
+    groups = q.shape[0] // k.shape[0]
+    split = list(zip(*(states.split(runs, dim=1) for states in (q, k, v, out)), strict=True))
+    if window is not None and (past[0].shape[1] if past else 0) + max(runs) > window:
+        for q_run, k_run, v_run, place in split:
+            place.copy_(_windowed(q_run, k_run, v_run, past, scale, window))
+        return
+    if past is not None:  # all heads of a group see the same keys: they are more queries of one head
+        seen, weight = _fused(q.reshape(k.shape[0], -1, q.shape[2]), past[0], past[1], scale, False)
+        seen, weight = seen.reshape(out.shape).split(runs, dim=1), weight.reshape(q.shape[:2]).split(runs, dim=1)
+    for i, (q_run, k_run, v_run, place) in enumerate(split):
+        own, own_weight = _fused(q_run, _repeated(k_run, groups), _repeated(v_run, groups), scale, True)
+        if past is not None:
+            share = torch.sigmoid(own_weight - weight[i])[..., None]
+            own = torch.lerp(seen[i].float(), own.float(), share)
+        place.copy_(own)
+
+
+def _repeated(states: torch.Tensor, groups: int) -> torch.Tensor:
+    return states if groups == 1 else states.repeat_interleave(groups, 0)
+
+
+def _fused(q: Any, k: Any, v: Any, scale: float, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention [heads, tokens, size] and the log-sum-exp of its scores [heads, tokens] (float32)."""
+    if q.shape[-1] == v.shape[-1] and q.device.type == "cpu":
+        fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        out, weight = fused(q[None], k[None], v[None], 0.0, causal, scale=scale)
+        return out[0], weight[0]
+    if q.shape[-1] == v.shape[-1] and q.device.type == "cuda":
+        fused = torch.ops.aten._scaled_dot_product_efficient_attention
+        out, weight, _, _ = fused(q[None], k[None], v[None], None, True, 0.0, causal, scale=scale)
+        return out[0], weight[0, :, : q.shape[1]]  # it is padded to a multiple of 32
+    scores = (q @ k.mT).float() * scale
+    if causal:
+        scores = scores.masked_fill(scores.new_ones(scores.shape[-2:]).triu(1).bool(), -torch.inf)
+    return scores.softmax(dim=-1).to(v.dtype) @ v, scores.logsumexp(dim=-1)
+
+
+def _windowed(q: Any, k: Any, v: Any, past: States | None, scale: float, window: int) -> torch.Tensor:
+    """One run where a token sees the last `window` tokens alone, itself among them."""
+    kept = 0
+    if past is not None:
+        kept = min(past[0].shape[1], window - 1)
+        k, v = (torch.cat([old[:, old.shape[1] - kept :], new], dim=1) for old, new in zip(past, (k, v), strict=True))
+    own = torch.arange(q.shape[1], device=q.device)[:, None] + kept
+    seen = torch.arange(k.shape[1], device=q.device)[None, :]
+    k, v = (_repeated(states, q.shape[0] // k.shape[0]) for states in (k, v))
+    mask = (seen <= own) & (seen > own - window)
+    return torch.nn.functional.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=scale)[0]
+
+
+def common(one: list[int], other: list[int]) -> int:
+    """How many first tokens are the same."""
+    length = min(len(one), len(other))
+    return length if one[:length] == other[:length] else next(i for i in range(length) if one[i] != other[i])
+
+
+AttentionInterface.register(NAME, attend)
