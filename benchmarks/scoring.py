@@ -186,7 +186,7 @@ def measure(folder: Path, device: str, rounds: int, at_once: int, vllm: str | No
         print(f"  (b) a full run of K branches takes {ratio('b', 'ours')} as ours")
         print(f"  ours takes                         {ratio('ours', 'c')} as (c), dense and without prefix")
         if server:
-            print(f"  vLLM with prompt_logprobs takes    {ratio('vllm', 'ours')} as ours")
+            print(f"  vLLM with prompt_logprobs takes    {ratio('vllm', 'ours').split(' (')[0]} as ours")
         pairs = zip(answers[0], expected, strict=True)
         error = max(abs(a - b) for one, other in pairs for a, b in zip(one.logprobs, other, strict=True))
         print(f"  largest difference of a token's log-probability from (b): {error:.1e}")
