@@ -45,4 +45,5 @@ clean:
 
 .venv/dev.stamp: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) install -c constraints.txt -e '.[local,reasoning-gym,dev]'
+	$(PIP) install --no-deps text-generation==0.7.0
 	touch $@ .venv/run.stamp
