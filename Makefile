@@ -1,9 +1,9 @@
-# Everything is installed into .venv/ in this folder; nothing else is touched.
+# Everything is installed into .venv/ in this folder (the servers of test-servers into .servers/); nothing else is touched.
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: quickstart quickstart-models test test-long lint bench docs-check docs clean
+.PHONY: quickstart quickstart-models test test-long test-servers lint bench docs-check docs clean
 
 quickstart: .venv/run.stamp  ## the whole method on a tiny world, offline, in under 90 seconds after the install
 	$(BIN)/ssd-run recipes/quickstart.yaml
@@ -17,6 +17,10 @@ test: .venv/dev.stamp lint  ## what CI runs
 test-long: .venv/dev.stamp  ## the nightly numbers of the fault tests, then the mutants of our own code
 	$(BIN)/python -m pytest tests/faults --long --durations=0 --durations-min=1
 	$(BIN)/python tests/faults/mutants.py
+
+test-servers: .venv/dev.stamp  ## a real llama.cpp and a real vLLM, built into .servers/ (5 GB, once), up to 30 minutes
+	tests/servers/install.sh .servers
+	$(BIN)/python tests/servers/compare.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
