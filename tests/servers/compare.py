@@ -71,7 +71,7 @@ class Findings:
 
     def row(self) -> str:
         texts = f"{self.equal} of {self.branches} | {self.shortened} and {self.recut} of {self.replies}"
-        tokens = f"{len(self.differences)} of {self.tokens} | {self.mean:.5f} | {max(self.differences):.3f}"
+        tokens = f"{len(self.differences)} of {self.tokens} | {self.mean:.5f} | {max(self.differences):.5f}"
         return f"| {self.server} | {self.requests} | {texts} | {tokens} | {self.seconds:.0f} s |"
 
     @property
