@@ -229,7 +229,7 @@ def serve_vllm(folder: str, device: str) -> None:
 
 
 class Fast(BaseHTTPRequestHandler):
-    """A teacher that answers at once: random words by the seed, n branches of as many tokens as are asked for."""
+    """A teacher that answers at once: random words by the seed, as many as tokens are asked for."""
 
     protocol_version = "HTTP/1.1"
     vocabulary = words()
@@ -242,13 +242,9 @@ class Fast(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        choices = []
-        for index in range(body.get("n", 1)):
-            text = "".join(random.Random(body["seed"] + index).choices(self.vocabulary, k=body["max_tokens"]))
-            choices.append(
-                {"index": index, "text": text, "finish_reason": "length", "token_ids": [0] * body["max_tokens"]}
-            )
-        self._send({"choices": choices})
+        text = "".join(random.Random(body["seed"]).choices(self.vocabulary, k=body["max_tokens"]))
+        choices = [{"index": 0, "text": text, "finish_reason": "length"}]
+        self._send({"choices": choices, "usage": {"completion_tokens": body["max_tokens"]}})
 
     def _send(self, value: object) -> None:
         data = json.dumps(value).encode()
