@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ssd_pipeline.planner import Plan, Planned
+    from ssd_pipeline.planner import Plan
+    from ssd_pipeline.resolver import Planned
 
 __all__ = ["load", "plan", "run"]
 

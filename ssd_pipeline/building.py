@@ -25,10 +25,12 @@ from typing import Any
 from ssd_pipeline.contexts import Inputs, Pool, RowWork, StageWork
 from ssd_pipeline.errors import RunError, StoreError
 from ssd_pipeline.events import Listen, finished_event
+from ssd_pipeline.graph import price_of
 from ssd_pipeline.isolated import Workers
-from ssd_pipeline.planner import Plan, fingerprint, price_of
+from ssd_pipeline.planner import Plan
 from ssd_pipeline.recipe import StageDef
 from ssd_pipeline.records import Paid, Row, Spend, arrow_schema, columns
+from ssd_pipeline.resolver import fingerprint
 from ssd_pipeline.rows import Driver, Keyed, Tally, adopt, finished_rows, row_keys
 from ssd_pipeline.stage import EffectStage, Input, RowStage, WholeStage
 from ssd_pipeline.store import artifact, durable

@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ssd_pipeline.planner import Plan, Planned, most_cost
+from ssd_pipeline.planner import Plan, most_cost
+from ssd_pipeline.resolver import Planned
 from ssd_pipeline.runner import needed
 from ssd_pipeline.screen import Screen, clean
 from ssd_pipeline.tables import added, amount, comparison, folded, percent

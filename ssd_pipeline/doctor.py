@@ -24,8 +24,9 @@ from ssd_pipeline import models
 from ssd_pipeline.building import in_loop
 from ssd_pipeline.contexts import Inputs
 from ssd_pipeline.errors import RunError, SsdError, UserErrors, boundary
+from ssd_pipeline.graph import model_stages, sampled_models
 from ssd_pipeline.identities import sibling
-from ssd_pipeline.planner import Plan, model_stages, sampled_models, unresolved
+from ssd_pipeline.planner import Plan, unresolved
 from ssd_pipeline.preview import first_problem, first_rows
 from ssd_pipeline.stage import (
     Chunk,

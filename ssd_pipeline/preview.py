@@ -15,7 +15,8 @@ from typing import Any
 from ssd_pipeline import models
 from ssd_pipeline.contexts import Inputs, StageWork
 from ssd_pipeline.errors import RunError, SsdError, boundary
-from ssd_pipeline.planner import Plan, sampled_models
+from ssd_pipeline.graph import sampled_models
+from ssd_pipeline.planner import Plan
 from ssd_pipeline.records import Row
 from ssd_pipeline.stage import WholeStage
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from ssd_pipeline.errors import RunError, UserErrors
 from ssd_pipeline.events import Listen, finished_event
-from ssd_pipeline.planner import Plan, Planned, fingerprint
+from ssd_pipeline.planner import Plan
 from ssd_pipeline.records import Paid
+from ssd_pipeline.resolver import Planned, fingerprint
 from ssd_pipeline.sharing import Sharing
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from fakes.context import Context
 
-from ssd_pipeline import planner, recipe
+from ssd_pipeline import graph, recipe
 from ssd_pipeline.criteria import CRITERIA
 from ssd_pipeline.errors import UserErrors
 from ssd_pipeline.identities import Identities
@@ -37,7 +37,7 @@ def read(name: str) -> recipe.Document:
 @pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_every_recipe_of_the_tree_loads_and_has_an_order(path: Path) -> None:
     document = recipe.load(path, KINDS, environ=ENVIRON)
-    assert set(planner.ordered(document)) == set(document.stages)
+    assert set(graph.ordered(document)) == set(document.stages)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=named)
