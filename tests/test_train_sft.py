@@ -18,6 +18,7 @@ from fakes.training import EXAMPLES, SETTINGS, model
 from pydantic import ValidationError
 
 from ssd_pipeline.errors import ModelError, RunError
+from ssd_pipeline.models.launched import sft_in_processes
 from ssd_pipeline.models.loading import load_causal_lm, load_tokenizer, pick_device
 from ssd_pipeline.models.trainer import DONE, MERGED, Trained, end_warning, sft
 from ssd_pipeline.models.training_rows import IGNORED, Example, Rows, tokenised
@@ -231,7 +232,7 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path):
     one = sft(model(folder), EXAMPLES, settings, tmp_path / "1", tmp_path / "w1", lambda *done: None, NEVER)
     two = model(folder, runtime=ModelRuntime(device="cpu", processes=2))
     told: list[tuple[int, int | None]] = []
-    both = sft(two, EXAMPLES, settings, tmp_path / "2", tmp_path / "w2", lambda *done: told.append(done), NEVER)
+    both = sft_in_processes(two, EXAMPLES, settings, tmp_path / "2", tmp_path / "w2", lambda *done: told.append(done))
     assert told == [(i, 6) for i in range(1, 7)]
     assert [e["loss"] for e in both.curve] == pytest.approx([e["loss"] for e in one.curve], rel=1e-3)
     assert (both.rows.count, both.rows.tokens, both.device) == (24, one.rows.tokens, "cpu")
@@ -241,7 +242,7 @@ def test_two_processes_learn_what_one_learns(folder, tmp_path):
 def test_rows_that_cannot_be_dealt_to_the_processes_are_a_mistake(folder, tmp_path):
     two = model(folder, runtime=ModelRuntime(device="cpu", processes=2))
     with pytest.raises(RunError, match="neither accumulate nor batch_size can be dealt to 2 processes"):
-        sft(two, EXAMPLES, replace(SETTINGS, batch_size=3), tmp_path / "1", tmp_path / "w", lambda *done: None)
+        sft_in_processes(two, EXAMPLES, replace(SETTINGS, batch_size=3), tmp_path, tmp_path / "w", lambda *done: None)
 
 
 def test_an_end_token_that_the_model_does_not_know_is_told_with_what_to_do(folder):

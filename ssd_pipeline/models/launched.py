@@ -18,10 +18,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from ssd_pipeline.errors import ModelError, RunError, SsdError
+from ssd_pipeline.models.trainer import Settings, Trained, sft
 from ssd_pipeline.models.training_rows import SCHEMA, Example, Rows
-from ssd_pipeline.stage import Model, ModelRuntime
+from ssd_pipeline.stage import Model, ModelRuntime, PromptFormat
 from ssd_pipeline.store import durable
 
 TAIL = 15  # lines of a failed process that are shown
@@ -37,16 +39,18 @@ def command(processes: int, job: Path) -> list[str]:
 def sft_in_processes(
     model: Model,
     examples: Iterable[Example],
-    settings: dict[str, object],
+    settings: Settings,
     out: Path,
     work: Path,
     progress: Callable[[int, int | None], None],
-) -> dict[str, object]:
-    """Train as `trainer.sft` does and return what it returned, as plain data but for its `rows`.
+) -> Trained:
+    """Train as `trainer.sft` does, in `model.runtime.processes` processes.
 
     Raises RunError for what a process says is wrong, ModelError when one ends without a word.
     """
     processes = model.runtime.processes
+    if settings.accumulate % processes and settings.batch_size % processes:
+        raise RunError(f"neither accumulate nor batch_size can be dealt to {processes} processes: see runtime")
     told = {
         "model": {
             "name": model.name,
@@ -59,7 +63,7 @@ def sft_in_processes(
             "template": model.format.template,
             "runtime": {"device": model.runtime.device, "trackio": model.runtime.trackio},
         },
-        "settings": settings,
+        "settings": asdict(settings),
         "out": str(out),
         "work": str(work),
         "processes": processes,
@@ -69,7 +73,7 @@ def sft_in_processes(
     job, lines = work / "job.jsonl", [told, *(asdict(example) for example in examples)]
     durable.remove(job)
     durable.write_file(job, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
-    last: dict[str, object] = {}
+    last: dict[str, Any] = {}
     tail: deque[str] = deque(maxlen=TAIL)
     with subprocess.Popen(
         command(processes, job), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -90,7 +94,7 @@ def sft_in_processes(
         raise RunError(str(last["error"]))
     if started.returncode or not last:
         raise ModelError(f"training in {processes} processes ended with status {started.returncode}:\n{''.join(tail)}")
-    return {**last, "rows": Rows(SCHEMA.empty_table(), **last["rows"])}  # type: ignore[arg-type]
+    return Trained(**{**last, "rows": Rows(SCHEMA.empty_table(), **last["rows"])})
 
 
 def _tell(**said: object) -> None:
@@ -100,9 +104,6 @@ def _tell(**said: object) -> None:
 
 def main(job: Path) -> None:
     """One of the processes."""
-    from ssd_pipeline.models import trainer
-    from ssd_pipeline.stage import PromptFormat
-
     with job.open() as file:
         told, examples = json.loads(file.readline()), [Example(**json.loads(line)) for line in file]
     rank, said = int(os.environ["RANK"]), told["model"]
@@ -126,10 +127,10 @@ def main(job: Path) -> None:
             _tell(done=done, total=total)
 
     modules = told["settings"]["target_modules"]
-    settings = trainer.Settings(**told["settings"])
+    settings = Settings(**told["settings"])
     settings = replace(settings, target_modules=modules if isinstance(modules, str) else tuple(modules))
     try:
-        trained = trainer.sft(model, examples, settings, Path(told["out"]), Path(told["work"]), progress)
+        trained = sft(model, examples, settings, Path(told["out"]), Path(told["work"]), progress)
     except SsdError as error:
         if rank == 0:
             _tell(error=str(error))

@@ -27,7 +27,6 @@ from transformers import PrinterCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer, pack_dataset
 
 from ssd_pipeline.errors import ModelError, RunError, boundary
-from ssd_pipeline.models.launched import sft_in_processes
 from ssd_pipeline.models.loading import context_length, dtype_of, end_ids, load_causal_lm, load_tokenizer, pick_device
 from ssd_pipeline.models.rendering import end_token
 from ssd_pipeline.models.training_rows import Example, Rows, tokenised
@@ -91,10 +90,6 @@ def sft(
 
     `work` keeps the checkpoints of an interrupted call, which the same call goes on from. Raises ModelError, RunError.
     """
-    if (processes := model.runtime.processes) > 1:
-        if settings.accumulate % processes and settings.batch_size % processes:
-            raise RunError(f"neither accumulate nor batch_size can be dealt to {processes} processes: see runtime")
-        return Trained(**sft_in_processes(model, examples, asdict(settings), out, work, progress))  # type: ignore[arg-type]
     device, world = pick_device(model.runtime.device), int(os.environ.get("WORLD_SIZE", "1"))
     if device.type == "cuda" and world > 1:
         device = pick_device(f"cuda:{os.environ['LOCAL_RANK']}")

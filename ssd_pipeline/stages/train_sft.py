@@ -88,14 +88,16 @@ def train(params: TrainParams, ctx: StageContext) -> Summary:
     if model.runtime.trackio and importlib.util.find_spec("trackio") is None:
         raise RunError(f"runtime.models.{model.name}.trackio needs trackio: pip install trackio, or leave it out")
     prompts = open_prompts(model)  # says what to install where nothing local is; so the import comes after it
+    from ssd_pipeline.models.launched import sft_in_processes
     from ssd_pipeline.models.trainer import sft
 
+    train = sft_in_processes if model.runtime.processes > 1 else sft
     unused: Counter[str] = Counter()
     examples = (e for source in ctx.inputs for e in usable(source, params, prompts, unused))
     first = next(examples, None)
     if first is None:
         raise RunError(f"no row to train on: {said(unused)}. Look at `where` and `fates`, or at the rows above")
-    trained = sft(model, _chain(first, examples), settings(params, ctx), ctx.out, ctx.work, ctx.progress)
+    trained = train(model, _chain(first, examples), settings(params, ctx), ctx.out, ctx.work, ctx.progress)
     ctx.write_rows(
         arrow_schema(Update),
         (
