@@ -94,11 +94,16 @@ class Node:
 
 @dataclass
 class Report:
-    """Collects mistakes. The first one about a key at a place wins: what follows from it is not news."""
+    """Collects mistakes. The first one about a key at a place wins: what follows from it is not news.
+
+    `told` counts all, also those that are no news: a sweep reads a part that is wrong once for each of its values.
+    """
 
     found: dict[tuple[Position, str], Mistake] = field(default_factory=dict)
+    told: int = 0
 
     def add(self, at: Position, key: Key, message: str) -> None:
+        self.told += 1
         self.found.setdefault((at, dotted(key)), Mistake(at, dotted(key), message))
 
     def raise_any(self) -> None:

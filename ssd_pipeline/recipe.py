@@ -175,9 +175,9 @@ def _stages(
     good: dict[str, StageDef] = {}
     broken: dict[str, StageDef] = {}
     for name, node in nodes.items():
-        before = len(report.found)
+        before = report.told
         if (stage := _stage(name, node, kinds, seed, report)) is not None:
-            (good if len(report.found) == before else broken)[name] = stage
+            (good if report.told == before else broken)[name] = stage
     return good, broken
 
 

@@ -35,7 +35,7 @@ def runs(tree: Node, report: Report) -> list[tuple[Labels, Node]]:
     given = tree.value.get("sweep")
     if given is None or given.value is None:
         return [({}, plain)]
-    before = len(report.found)
+    before = report.told
     grids = given.value if isinstance(given.value, list) else [given]
     if not grids or not all(isinstance(grid.value, dict) and grid.value for grid in grids):
         report.add(given.at, ("sweep",), "a mapping of keys to lists of values is wanted, or a list of such mappings")
@@ -45,7 +45,7 @@ def runs(tree: Node, report: Report) -> list[tuple[Labels, Node]]:
     read = [{short[n]: _axis(n, node, plain, variants, report) for n, node in grid.value.items()} for grid in grids]
     if (count := sum(math.prod(map(len, grid.values())) for grid in read)) > LIMIT_RUNS:
         report.add(given.at, ("sweep",), f"makes {count:,} combinations, and {LIMIT_RUNS} are the limit")
-    if len(report.found) > before:
+    if report.told > before:
         return [({}, plain)]
     found: dict[frozenset[tuple[str, str]], tuple[Labels, Node]] = {}
     order = list(dict.fromkeys(axis for grid in read for axis in grid))

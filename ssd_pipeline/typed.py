@@ -54,7 +54,7 @@ def read(cls: type[P], node: Node, key: Key, report: Report, *, also: Collection
     if not isinstance(node.value, dict):
         report.add(node.at, key, f"a mapping is wanted, {_got(node, 'a mapping')}")
         return None
-    before = len(report.found)
+    before = report.told
     own = Node({k: v for k, v in node.value.items() if k not in also}, node.at, node.folder, node.key_at)
     params = _validate(cls, own.plain(), own, key, report, also)
     for path, child in own.walk():
@@ -71,7 +71,7 @@ def read(cls: type[P], node: Node, key: Key, report: Report, *, also: Collection
             report.add(node.place(path), (*key, *path), problem)
         if isinstance(mark, FileMark) and own.find(path)[1]:
             _absolute(data, path, own, key, report)
-    return _validate(cls, data, own, key, report, also) if len(report.found) == before else None
+    return _validate(cls, data, own, key, report, also) if report.told == before else None
 
 
 def _repo_problem(repo: str, written: str) -> str | None:
@@ -121,7 +121,7 @@ def _absolute(data: Any, path: Key, node: Node, key: Key, report: Report) -> Non
         data = data[part]
     data[path[-1]] = absolute = os.path.abspath(child.folder / child.value)
     if not child.value or not os.path.exists(absolute):
-        where = f"looked for from {shown(child.folder, 200)}, where the file that says it is"
+        where = f"looked for from the folder of the file that says it, {shown(child.folder, 200)}"
         report.add(child.at, (*key, *path), f"there is no file or directory {shown(child.value, 200)} ({where})")
 
 

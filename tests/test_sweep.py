@@ -13,6 +13,7 @@ from fakes.recipe_kinds import KINDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ssd_pipeline import stages as kinds
 from ssd_pipeline import upkeep
 from ssd_pipeline.document import Document, StageDef
 from ssd_pipeline.errors import UserErrors
@@ -185,6 +186,24 @@ def test_every_instance_is_what_the_recipe_says_alone_and_none_is_there_twice(
     assert len(set(united.stages)) == len(united.stages)
 
 
+QUICKSTART = Path(__file__).parent.parent / "recipes" / "quickstart.yaml"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("brances=2", "brances: unknown key. Did you mean `branches`?"),
+        ("branches=two", "branches: a whole number is wanted, not the text `two`"),
+        ("teacher=null", "teacher: is missing"),
+    ],
+)
+def test_a_stage_that_is_wrong_under_every_value_is_one_mistake(wrong: str, told: str) -> None:
+    """And a broken stage stays one under the second value, where its mistake is no news."""
+    with pytest.raises(UserErrors) as caught:
+        load(QUICKSTART, kinds.KINDS, sets=["sweep={seed: [1, 2, 3]}", f"stages.trajectories.{wrong}"])
+    assert [f"{m.key}: {m.message}" for m in caught.value.mistakes] == [f"stages.trajectories.{told}"]
+
+
 # --------------------------------------------------------------------------------------------- the engine
 
 NUMBERS = """\
@@ -238,6 +257,10 @@ def test_options_name_one_instance_some_or_all(numbers: Bench, said: str, meant:
 def test_an_instance_that_is_not_there_is_a_mistake_with_a_proposal(numbers: Bench) -> None:
     with pytest.raises(UserErrors, match=r"no stage is called twice\[seed=5\]; did you mean twice\[seed="):
         numbers.plan(only=("twice[seed=5]",))
+    with pytest.raises(UserErrors, match=r"did you mean twice\?"):
+        numbers.plan(only=("twise",))
+    with pytest.raises(UserErrors, match=r"stages are: numbers, twice, total$"):
+        numbers.plan(only=("x",))
 
 
 def test_a_forced_instance_is_made_anew_alone(numbers: Bench) -> None:
