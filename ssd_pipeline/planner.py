@@ -14,7 +14,7 @@ from pathlib import Path
 from ssd_pipeline import recipe
 from ssd_pipeline.errors import user_error
 from ssd_pipeline.graph import dependencies, ordered, price_of
-from ssd_pipeline.names import selects
+from ssd_pipeline.names import selects, stage_of
 from ssd_pipeline.recipe import Document
 from ssd_pipeline.resolver import Planned, Resolver
 from ssd_pipeline.stage import EffectStage, Stage, WholeStage
@@ -103,8 +103,9 @@ def named(document: Document, option: str, names: Iterable[str]) -> tuple[str, .
         if not meant:
             import difflib
 
-            near = difflib.get_close_matches(name, document.stages, 1)
-            hint = f"did you mean {near[0]}?" if near else f"stages are: {', '.join(document.stages)}"
+            whole = dict.fromkeys(map(stage_of, document.stages))
+            near = difflib.get_close_matches(name, [*whole, *document.stages], 1)
+            hint = f"did you mean {near[0]}?" if near else f"stages are: {', '.join(whole)}"
             raise user_error(f"no stage is called {name}; {hint}", key=option)
         found |= dict.fromkeys(meant)
     return tuple(found)
