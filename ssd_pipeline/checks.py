@@ -106,7 +106,7 @@ def _adapter(model: ModelDef, document: Document, stages: Collection[str], say: 
     elif name in document.stages:
         params = document.stages[name].params
         trained = [v for _, mark, v in marked(params) if isinstance(mark, ModelMark) and mark.trains]
-        if trained and model.base not in trained:
+        if trained and model.base not in trained and trained[0] in document.models:
             told = f"the adapter of `{name}` was trained on `{trained[0]}`, not on `{model.base}`"
             say(("models", model.name, "base"), f"{told}; write base: {trained[0]}")
 

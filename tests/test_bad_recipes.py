@@ -255,6 +255,12 @@ CASES: list[tuple[str, str, list[str]]] = [
         ["models.w.adapter.stage: an adapter is wanted, but `p` (load) gives rows"],
     ),
     (
+        "18 trained on a misspelt one",
+        LOAD + "  g: {uses: grow, input: p, teacher: s, branches: 1}\n  a: {uses: train, input: g, model: §q}\n"
+        "models: {s: {repo: a/s}, w: {base: s, adapter: {stage: a}}}\n",
+        ["stages.a.model: `q` is not a model."],
+    ),
+    (
         "18 stage",
         LOAD + "models: {w: {repo: a/s, adapter: {stage: §q}}}\n",
         ["models.w.adapter.stage: `q` is not a stage."],
