@@ -251,6 +251,8 @@ def _outcome(event: Mapping[str, Any]) -> str:
     """What became of a stage's rows, or what it says of itself."""
     summary = event["summary"]
     counts = event["fates"] or summary.get("verdicts")
+    if not event["fates"] and counts is not None:
+        counts = {**counts, "not judged": (event["rows"] or 0) - sum(counts.values())}
     if counts:
         return clean(", ".join(f"{count} {name}" for name, count in counts.items() if count))
     if "left_out" in summary:
