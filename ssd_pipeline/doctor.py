@@ -26,6 +26,7 @@ from ssd_pipeline.contexts import Inputs
 from ssd_pipeline.errors import RunError, SsdError, UserErrors, boundary
 from ssd_pipeline.graph import model_stages, sampled_models
 from ssd_pipeline.identities import sibling
+from ssd_pipeline.names import stage_of
 from ssd_pipeline.planner import Plan, unresolved
 from ssd_pipeline.preview import first_problem, first_rows
 from ssd_pipeline.stage import (
@@ -94,10 +95,10 @@ def _here(plan: Plan) -> Iterator[Check]:
     writable = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
     free = f"{shutil.disk_usage(there).free / 1e9:.1f} GB free"
     yield Check(f"store {root}", free if writable else "cannot be written: set SSD_HOME to a folder that can", writable)
-    needed: dict[str, list[str]] = {}
+    needed: dict[str, dict[str, None]] = {}
     for name, definition in plan.document.stages.items():
         if definition.kind.extra:
-            needed.setdefault(definition.kind.extra, []).append(name)
+            needed.setdefault(definition.kind.extra, {})[stage_of(name)] = None
     for extra, users in needed.items():
         name, _, module = extra.partition(":")
         found = importlib.util.find_spec(module) is not None
@@ -209,7 +210,9 @@ class _Trial:
         sampler = await asyncio.to_thread(models.open_sampler, model)
         try:
             served = await sampler.served()
-            says = f"serves {served.model} {(served.revision or '')[:8]}".rstrip() + f" ({served.check})"
+            says = "runs here"
+            if model.runtime.endpoints:
+                says = f"serves {served.model} {(served.revision or '')[:8]}".rstrip() + f" ({served.check})"
             if use.sampled_by is None:
                 return says
             prompts = await asyncio.to_thread(models.open_prompts, model)

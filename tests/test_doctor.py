@@ -62,6 +62,7 @@ def test_everything_is_there(doctor: Doctor, home: Path) -> None:
     assert {post["max_tokens"] for post in asked} == {32}
     assert all("1+1?" in post["prompt"] for post in asked), "the first problem of the recipe"
     assert checks[f"model teacher at {server.url}"].says.startswith("serves org/teacher (unverifiable); wrote ")
+    assert checks["model student, learned, sampling"].says.startswith("runs here; wrote ")
     scoring = checks["model student, learned, scoring"].says
     assert "perplexity" in scoring
     assert scoring.endswith("(without what adapter will train)")
