@@ -25,13 +25,13 @@ def clean(text: object) -> str:
 
 
 class Screen:
-    """A stream that somebody may watch. `width`: columns, 120 where nobody can tell."""
+    """A stream that somebody may watch. `width`: columns; where nobody can tell, 240: a file has no edge."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.terminal = stream.isatty()
         self.coloured = self.terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
-        self.width = shutil.get_terminal_size((120, 24)).columns
+        self.width = shutil.get_terminal_size((240, 24)).columns
 
     def line(self, text: str = "", style: str = "") -> None:
         """One line, whole at once."""

@@ -49,4 +49,4 @@ def test_a_wide_table_has_a_line_a_row(monkeypatch: pytest.MonkeyPatch, width: i
 def test_the_width_is_that_of_the_terminal_unless_nobody_can_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     monkeypatch.setattr(os, "get_terminal_size", lambda fd: (_ for _ in ()).throw(OSError()))
-    assert Screen(io.StringIO()).width == 120
+    assert Screen(io.StringIO()).width == 240
