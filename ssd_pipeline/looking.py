@@ -58,7 +58,8 @@ def tell_why(planned: Plan, stage: str) -> None:
 def _tell_why(planned: Plan, name: str) -> None:
     nearest, lines = why(planned, name)
     stage = planned.stages[name]
-    print(f"{name}: {stage.status}, {clean(stage.why)}")
+    told = stage.why if stage.status in ("hit", "waits") else f"{stage.status}, {stage.why}"  # these say it themselves
+    print(f"{name}: {clean(told)}")
     if stage.address:
         print(f"address: {stage.address}")
     if nearest:

@@ -67,7 +67,7 @@ def _reason(error: BaseException, repo: str) -> str:
         return f"no data files there ({' '.join(str(error).split())[:200]})"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return f"the Hub cannot be reached ({type(error).__name__}); what was sent so far is not lost, try again"
+    return f"the Hub cannot be reached ({type(error).__name__}); what was done so far is kept, try again"
 
 
 def _refusal(error: Any, repo: str) -> str:
