@@ -11,11 +11,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ssd_pipeline.names import stage_of
 from ssd_pipeline.planner import Plan, most_cost
 from ssd_pipeline.resolver import Planned
 from ssd_pipeline.runner import needed
 from ssd_pipeline.screen import Screen, clean
-from ssd_pipeline.tables import added, amount, comparison, folded, percent
+from ssd_pipeline.tables import PlanLine, added, amount, comparison, folded, percent
 
 LINE_SECONDS = 10.0
 MANY = 60  # stages from which on the instances of a sweep share a line; events tell of each
@@ -42,7 +43,10 @@ class Display:
     def show_plan(self) -> None:
         """The table of stages: what is cached, what runs and why, at most how many tokens it samples."""
         rows = [self._plan_row(name, self._plan.stages[name]) for name in self._plan.order]
-        lines = folded(rows) if len(rows) > MANY else rows
+        lines = [
+            (name, kind, status, amount(count), f"<= {amount(tokens)}" if tokens else "", why)
+            for name, kind, status, count, tokens, why in (folded(rows) if len(rows) > MANY else rows)
+        ]
         self._screen.table(("stage", "kind", "plan", "rows", "tokens", "why"), lines, right=("rows", "tokens"))
         self._most_cost()
 
@@ -51,18 +55,19 @@ class Display:
         bounds = {n: most_cost(self._plan, n) for n in self._plan.order if n in self._needed}
         known = {n: bound for n, bound in bounds.items() if bound}
         if known:
-            each = ", ".join(f"{clean(n)} {price_text(bound)}" for n, bound in known.items())
+            stages = dict.fromkeys(map(stage_of, known))
+            sums = {s: sum(bound for n, bound in known.items() if stage_of(n) == s) for s in stages}
+            each = ", ".join(f"{clean(n)} {price_text(bound)}" for n, bound in sums.items())
             says = f"sampled tokens cost at most {price_text(sum(known.values()))} ({each})"
             self._screen.line(f"{says}: a bound, every branch at its longest; what prompts cost comes on top")
 
-    def _plan_row(self, name: str, stage: Planned) -> tuple[str, ...]:
+    def _plan_row(self, name: str, stage: Planned) -> PlanLine:
         says = {"hit": "cached", "remote": "on the Hub", "miss": "runs", "waits": "runs", "effect": "runs"}
         status, style = says[stage.status], STYLES[stage.status]
         if name not in self._needed and stage.status != "hit":
             status, style = "not chosen", "dim"
         why = (stage.address or "") if stage.status == "hit" else stage.why
-        tokens = f"<= {amount(stage.most_tokens)}" if stage.most_tokens else ""
-        return clean(name), stage.kind, self._screen.styled(status, style), amount(stage.rows), tokens, clean(why)
+        return clean(name), stage.kind, self._screen.styled(status, style), stage.rows, stage.most_tokens, clean(why)
 
     def listen(self, event: Mapping[str, Any]) -> None:
         """One event of a run."""

@@ -45,13 +45,21 @@ def added(events: Sequence[Event]) -> list[Event]:
     return found
 
 
-def folded(plan: Sequence[Sequence[str]]) -> list[Sequence[str]]:
-    """Lines of a plan (stage, kind, what becomes of it, ...), those of one stage's instances as one."""
-    found: list[Sequence[str]] = []
-    for name, of in _by_stage(plan, lambda row: row[0]).items():
-        says = ", ".join(f"{count} {status}" for status, count in Counter(row[2] for row in of).items())
-        found.append((f"{name} x{len(of)}", of[0][1], says, *[""] * (len(of[0]) - 3)) if len(of) > 1 else of[0])
+PlanLine = tuple[str, str, str, int | None, int | None, str]  # stage, kind, what becomes of it, rows, most tokens, why
+
+
+def folded(plan: Sequence[PlanLine]) -> list[PlanLine]:
+    """Lines of a plan, those of one stage's instances as one, with their sums where all are known."""
+    found: list[PlanLine] = []
+    for name, of in _by_stage(plan, lambda line: line[0]).items():
+        says = ", ".join(f"{count} {status}" for status, count in Counter(line[2] for line in of).items())
+        rows, tokens = _sum([line[3] for line in of]), _sum([line[4] for line in of])
+        found.append((f"{name} x{len(of)}", of[0][1], says, rows, tokens, "") if len(of) > 1 else of[0])
     return found
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    return None if None in counts else sum(count for count in counts if count is not None)
 
 
 def _by_stage(things: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T]]:

@@ -66,8 +66,12 @@ def test_a_sweep_has_one_line_for_all_seeds_a_column_for_each_baseline_and_the_d
 
 
 def test_instances_share_a_line_of_the_plan_and_of_the_end() -> None:
-    plan = [("a[seed=1]", "load", "runs", "3"), ("a[seed=2]", "load", "cached", "3"), ("b", "sum", "runs", "")]
-    assert folded(plan) == [("a x2", "load", "1 runs, 1 cached", ""), plan[2]]
+    plan = [
+        ("a[seed=1]", "load", "runs", 3, None, "why"),
+        ("a[seed=2]", "load", "cached", 4, 9, "why"),
+        ("b", "sum", "runs", None, 5, "waits"),
+    ]
+    assert folded(plan) == [("a x2", "load", "1 runs, 1 cached", 7, None, ""), plan[2]]
     one = {"stage": "a[seed=1]", "kind": "load", "address": "x", "summary": {"s": 1}, "errors": {}}
     event = {**one, "rows": 2, "computed": 0, "seconds": 1.0, "fates": {"accepted": 2}, "spend": {"bought": 3}}
     (told,) = added([event, {**event, "stage": "a[seed=2]", "computed": 2, "rows": None}])
