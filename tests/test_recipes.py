@@ -261,3 +261,17 @@ def test_the_benchmarks_are_read_by_their_true_columns(name: str, tmp_path: Path
     ctx = Context(tmp_path / "stage")
     load_problems(params, ctx)
     assert [(r["answer"], r["error"]) for r in ctx.rows()] == [(answer, None)]
+
+
+@pytest.mark.parametrize("said", ["!!int 5", '"${HOME}"', '"\\0"'])
+@pytest.mark.parametrize("key", ["branches: ", "select: ", "select: {loop_words: ", "accept: {absolute: "])
+def test_a_value_that_no_recipe_may_hold_is_the_one_mistake(tmp_path: Path, key: str, said: str) -> None:
+    """It is found before the parameters are read, and what depends on them must not be asked of what is left."""
+    path = tmp_path / "r.yaml"
+    stage = f"{{uses: sample_branches, input: p, teacher: t, {key}{said}{'}' * key.count('{')}}}"
+    problems = "{uses: load_problems, dataset: a/b, revision: '0'}"
+    path.write_text(f"models: {{t: {{repo: a/t}}}}\nstages:\n  p: {problems}\n  x: {stage}\n")
+    with pytest.raises(UserErrors) as refused:
+        recipe.load(path, KINDS, environ={"HOME": "/here"})
+    [mistake] = refused.value.mistakes
+    assert (mistake.position.line, mistake.key.rpartition(".")[2]) == (4, key.rpartition("{")[2].partition(":")[0])
