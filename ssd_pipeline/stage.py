@@ -167,8 +167,8 @@ class Sampling(Params):
 class Price(Params):
     """What tokens of a model cost, per million, in whatever currency; shown and recorded, never identity."""
 
-    prompt: float = Field(0, ge=0, description="per million tokens of the text that is sent")
-    sampled: float = Field(0, ge=0, description="per million tokens that come back")
+    prompt: float = Field(0, ge=0, le=1e9, description="per million tokens of the text that is sent")
+    sampled: float = Field(0, ge=0, le=1e9, description="per million tokens that come back")
 
     def of(self, sampled: int, prompt: int = 0) -> float:
         """The cost of so many tokens."""

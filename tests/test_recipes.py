@@ -212,6 +212,7 @@ ATTACKS = {
     "runtime.models.teacher={api: tgi}": "endpoints",
     "runtime.models.teacher={api: tgi, endpoints: [file:///x]}": "not an http",
     "runtime.rows_in_flight=0": "at least 1",
+    "runtime.models.teacher={price: {sampled: 1e308}}": "at most 1000000000",
     "runtime.models.student={cache_gb: 1e300}": "at most 1000000",
 }
 
