@@ -58,7 +58,7 @@ class Rule:
             return True
         limit = self.limit
         if limit is None:
-            known = [p for p in accepted if p is not None]
+            known = [p for p in accepted if p is not None and math.isfinite(p)]
             if not known or self.accept.relative is None:
                 return True
             limit = self.accept.relative * math.fsum(known) / len(known)

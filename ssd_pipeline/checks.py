@@ -49,7 +49,7 @@ def check(document: Document, broken: Mapping[str, StageDef], report: Report) ->
         if name not in models:
             say(("runtime", "models", name), f"is not a model. {nearest(name, models, 'Models', listed=True)}")
         for i, url in enumerate(runtime.endpoints):
-            if problem := _url_problem(url, runtime.token is not None):
+            if problem := _url_problem(url, bool(runtime.token)):
                 say(("runtime", "models", name, "endpoints", i), problem)
     for stage in (*document.stages.values(), *broken.values()):
         _inputs(stage, document, stages, say)

@@ -209,6 +209,6 @@ def _expand(node: Node, key: Key, environ: Mapping[str, str], report: Report) ->
         return node
     text = _NAME.sub(lambda match: environ.get(match[1]) or match[2] or "", node.value)
     value = text if node.quoted else resolve(text)[0]
-    if value == "":
+    if value == "" and not (key[-1] == "token" and ":-" in node.value):  # no token is a choice, if it is written down
         report.add(node.at, key, f"{shown(node.written)} is empty here")
     return replace(node, value=value, doubtful=False)

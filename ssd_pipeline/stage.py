@@ -167,8 +167,8 @@ class Sampling(Params):
 class Price(Params):
     """What tokens of a model cost, per million, in whatever currency; shown and recorded, never identity."""
 
-    prompt: float = Field(0, ge=0, description="per million tokens of the text that is sent")
-    sampled: float = Field(0, ge=0, description="per million tokens that come back")
+    prompt: float = Field(0, ge=0, le=1e9, description="per million tokens of the text that is sent")
+    sampled: float = Field(0, ge=0, le=1e9, description="per million tokens that come back")
 
     def of(self, sampled: int, prompt: int = 0) -> float:
         """The cost of so many tokens."""
@@ -188,7 +188,9 @@ class ModelRuntime(Params):
     tokens_per_minute: int | None = Field(None, ge=1, description="the most that it reads and writes in any minute")
     patience_s: float = Field(300, ge=0, description="how long a dead endpoint is waited for before the run stops")
     device: str = Field("auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="for local models")
-    cache_gb: float = Field(8, gt=0, description="memory for KV caches of a model that scores, per device")
+    cache_gb: float = Field(
+        8, gt=0, le=1_000_000, description="memory for KV caches of a model that scores, per device"
+    )
     batch_tokens: int = Field(
         65_536, ge=1, description="tokens in one forward pass of a local model: with cached ones where it samples"
     )

@@ -27,6 +27,7 @@ def test_relative_is_a_multiple_of_the_mean_so_far():
     assert not relative.acceptable(4.6, [2.0, 4.0])
     assert relative.acceptable(4.5, [2.0, None, 4.0])
     assert relative.acceptable(1000.0, [None])
+    assert not relative.acceptable(4.6, [2.0, math.inf, 4.0])  # one chunk beyond all numbers is no licence
 
 
 def test_quantile_is_fixed_by_the_rows_of_another_stage():

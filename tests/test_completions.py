@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 from fakes import endpoints
-from fakes.endpoints import BOS, Fault, Server, llamacpp, serve, serve_cli, sglang, silent, vllm
+from fakes.endpoints import BOS, TOKENS, Fault, Server, llamacpp, serve, serve_cli, sglang, silent, tokenizer, vllm
 
 from ssd_pipeline.errors import EndpointError, RowError
 from ssd_pipeline.models.completions import Completions, read_llama, read_piece
 from ssd_pipeline.models.failures import Failure, Reaction
+from ssd_pipeline.models.joins import Joins
 from ssd_pipeline.models.pieces import Piece, consecutive, piece_seed, whole_branch
 from ssd_pipeline.models.remote import RemoteSampler
 from ssd_pipeline.models.retry import Pace
@@ -259,3 +260,11 @@ def test_pieces_are_one_branch() -> None:
     assert [(text, tokens) for text, tokens, _ in asked] == [("", 3), ("ab", 3), ("ab\n", 3)]
     assert [seed for *_, seed in asked] == [7, piece_seed(7, 1), piece_seed(7, 2)]
     assert len({piece_seed(seed, number) for seed in range(50) for number in range(50)}) == 50 + 50 * 49
+
+
+def test_the_whole_characters_of_a_long_broken_text_are_found_at_its_end() -> None:
+    """The ids of a text that never becomes characters are looked at once each, not again for every one before."""
+    joins, ids = Joins(tokenizer()), [TOKENS.index(b"\xf0\x9f")] * 20_000
+    assert joins.whole(ids) == 0
+    assert joins.whole([5, *ids[:9]]) == 1
+    assert joins.whole([*ids, TOKENS.index(b"\x98\x80")]) == 20_001

@@ -106,6 +106,12 @@ def logprobs(value: Any) -> Fault:
     return Fault(spoil=spoil)
 
 
+def not_all_counted(reply: dict) -> dict:
+    """One branch without ids, and a count for all that would do for each."""
+    short = [{**branch, "token_ids": [5] if i else None} for i, branch in enumerate(reply["choices"])]
+    return {**reply, "choices": short, "usage": {"completion_tokens": 3}}
+
+
 GZIP = gzip.compress(b'{"choices": []}')
 # What comes of a fault that passes, and of one that stays: `same` reply, `curable` error of the row, error of the
 # `row`, `stop` of the run.
@@ -122,6 +128,7 @@ TABLE: list[tuple[str, Callable, Fault, str, str]] = [
     ("78 come back yesterday", vllm, error(429, **{"retry-after": "-1"}), "same", "stop"),
     ("78 come back in 30 years", vllm, error(429, **{"retry-after": "1e9"}), "same", "stop"),
     ("78 a date", tgi, error(429, **{"retry-after": "Wed, 21 Oct 2099 07:28:00 GMT"}), "same", "stop"),
+    ("78 no date", tgi, error(429, **{"retry-after": f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT"}), "same", "stop"),
     *[(f"79 {status}", vllm, error(status), "same", "curable") for status in (500, 424, 501)],
     *[(f"79 {status}", tgi, error(status), "same", "stop") for status in (502, 503, 504, 529)],
     ("80 truncated", vllm, Fault(body='{"choices": [{"te'), "same", "curable"),
@@ -129,6 +136,17 @@ TABLE: list[tuple[str, Callable, Fault, str, str]] = [
     ("80 null", vllm, Fault(body="null"), "same", "curable"),
     ("80 a list", tgi, Fault(body="[]"), "same", "curable"),
     ("80 another charset", vllm, Fault(body='{"choices": []}'.encode("utf-16")), "same", "curable"),
+    ("80 no end of lists", vllm, Fault(body="[" * 100_000), "same", "curable"),
+    ("80 no end of an error", tgi, Fault(500, "[" * 100_000), "same", "curable"),
+    ("80 a codec of no text", vllm, Fault(500, "{}", content_type="application/json; charset=hex"), "same", "curable"),
+    ("80 half a character", vllm, each(text="\ud800"), "same", "curable"),
+    (
+        "80 the other half",
+        llamacpp,
+        Fault(spoil=lambda reply: [{**one, "content": "\udfff"} for one in reply]),
+        "same",
+        "curable",
+    ),
     ("80 gzip", vllm, Fault(body=GZIP, headers={"content-encoding": "gzip"}), "same", "curable"),
     ("80 gzip that ends", tgi, Fault(body=GZIP[:9], headers={"content-encoding": "gzip"}), "same", "curable"),
     ("81 reset after half", vllm, Fault(body='{"choices": []}', cut=7), "same", "curable"),
@@ -154,10 +172,12 @@ TABLE: list[tuple[str, Callable, Fault, str, str]] = [
     ("88 too many", tgi, details(generated_tokens=10), "same", "curable"),
     ("88 negative", tgi, details(generated_tokens=-1), "same", "curable"),
     ("88 too many ids", vllm, each(token_ids=[5] * 10), "same", "curable"),
+    ("88 no id of a token", vllm, each(token_ids=[10**30]), "same", "curable"),
+    ("88 one branch not counted", vllm, Fault(spoil=not_all_counted), "same", "curable"),
     ("88 not counted", vllm, each(token_ids=None), "stop", "stop"),
     *[
-        (f"89 {value}", tgi, logprobs(value), "same", "curable")
-        for value in (float("nan"), float("-inf"), None, 0.3, "NaN")
+        (f"89 {str(value)[:9]}", tgi, logprobs(value), "same", "curable")
+        for value in (float("nan"), float("-inf"), None, 0.3, "NaN", 10**400)
     ],
     ("89 fewer than tokens", tgi, details(tokens=[]), "same", "curable"),
     ("96 another host", vllm, Fault(307, "{}", {"location": "http://127.0.0.1:9/"}), "stop", "stop"),
@@ -361,6 +381,32 @@ def test_94_two_endpoints_with_different_models_stop_the_run_at_its_start() -> N
         [failed] = sampled(sampler(tgi, one.url, other.url), 1)
         assert isinstance(failed, EndpointError)
         assert one.posts() == other.posts() == []
+
+
+@pytest.mark.parametrize("said", [{"model_sha": 5}, {"model_sha": ["c0ffee"]}, {"model_id": None}])
+def test_93_who_says_nonsense_of_what_it_serves_stops_the_run(said: dict) -> None:
+    def answers(server: Server, method: str, path: str, body: Any) -> tuple[int, Any]:
+        status, reply = tgi(server, method, path, body)
+        return status, {**reply, **said} if path == "/info" else reply
+
+    with serve(answers) as server:
+        [failed] = sampled(sampler(tgi, server.url), 1)
+    assert isinstance(failed, EndpointError)
+
+
+@pytest.mark.parametrize("data", [5, 0.5, "x", {"id": "org/teacher"}])
+def test_93_a_list_of_models_that_is_none_stops_the_run(data: Any) -> None:
+    with serve(lambda server, method, path, body: (200, {"data": data})) as server:
+        [failed] = sampled(sampler(vllm, server.url), 1)
+    assert "lists no model" in str(failed)
+
+
+def test_several_endpoints_have_the_smallest_context_of_them() -> None:
+    with serve(tgi, context=60) as small, serve(tgi) as large:
+        opened = sampler(tgi, small.url, large.url)
+        answers = sampled(opened, 4, prefix="x" * 60, seeds=(5,))
+        assert all(isinstance(answer, RowError) for answer in answers), answers
+        assert small.posts() == large.posts() == []
 
 
 def test_97_a_reply_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:

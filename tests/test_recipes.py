@@ -212,6 +212,8 @@ ATTACKS = {
     "runtime.models.teacher={api: tgi}": "endpoints",
     "runtime.models.teacher={api: tgi, endpoints: [file:///x]}": "not an http",
     "runtime.rows_in_flight=0": "at least 1",
+    "runtime.models.teacher={price: {sampled: 1e308}}": "at most 1000000000",
+    "runtime.models.student={cache_gb: 1e300}": "at most 1000000",
 }
 
 
@@ -261,3 +263,27 @@ def test_the_benchmarks_are_read_by_their_true_columns(name: str, tmp_path: Path
     ctx = Context(tmp_path / "stage")
     load_problems(params, ctx)
     assert [(r["answer"], r["error"]) for r in ctx.rows()] == [(answer, None)]
+
+
+@pytest.mark.parametrize("said", ["!!int 5", '"${HOME}"', '"\\0"'])
+@pytest.mark.parametrize("key", ["branches: ", "select: ", "select: {loop_words: ", "accept: {absolute: "])
+def test_a_value_that_no_recipe_may_hold_is_the_one_mistake(tmp_path: Path, key: str, said: str) -> None:
+    """It is found before the parameters are read, and what depends on them must not be asked of what is left."""
+    path = tmp_path / "r.yaml"
+    stage = f"{{uses: sample_branches, input: p, teacher: t, {key}{said}{'}' * key.count('{')}}}"
+    problems = "{uses: load_problems, dataset: a/b, revision: '0'}"
+    path.write_text(f"models: {{t: {{repo: a/t}}}}\nstages:\n  p: {problems}\n  x: {stage}\n")
+    with pytest.raises(UserErrors) as refused:
+        recipe.load(path, KINDS, environ={"HOME": "/here"})
+    [mistake] = refused.value.mistakes
+    assert (mistake.position.line, mistake.key.rpartition(".")[2]) == (4, key.rpartition("{")[2].partition(":")[0])
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://teacher.example:9"])
+def test_a_token_that_may_be_missing_is_none(tmp_path: Path, url: str) -> None:
+    """As docs/teachers.md writes it. Without one there is nothing that plain http could betray."""
+    path = tmp_path / "r.yaml"
+    problems = "{uses: load_problems, dataset: a/b, revision: '0'}"
+    runs = f"{{api: tgi, endpoints: ['{url}'], token: '${{T:-}}'}}"
+    path.write_text(f"models: {{t: {{repo: a/t}}}}\nstages: {{p: {problems}}}\nruntime: {{models: {{t: {runs}}}}}\n")
+    assert not recipe.load(path, KINDS, environ={}).runtime.models["t"].token

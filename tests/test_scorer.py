@@ -275,6 +275,16 @@ def test_a_text_beyond_the_context_is_an_error_of_its_row_alone(tiny_model: Call
     assert isinstance(bare, RowError)
 
 
+@pytest.mark.parametrize("arch", ["mixtral", "qwen3_moe", "gpt_neox"])
+def test_experts_and_heads_of_other_makes_are_the_full_forward_pass(arch: str, tmp_path: Path) -> None:
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2} if arch != "gpt_neox" else {}
+    folder = tmp_path / "m"
+    tiny.make(folder, arch=arch, **experts)
+    ask = Score(PROMPT, "a = 1\n", ("b = 2", "東 12 12"))
+    for branch, one in zip(ask.branches, *scored(opened(folder), ask), strict=True):
+        assert list(one.logprobs) == pytest.approx(plain(folder)(PROMPT + ask.prefix, branch), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [

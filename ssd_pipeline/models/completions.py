@@ -19,7 +19,7 @@ from typing import Any
 from ssd_pipeline.models.failures import Failure, Reaction
 from ssd_pipeline.models.joins import PARTIAL
 from ssd_pipeline.models.pieces import Piece
-from ssd_pipeline.models.remote import check_served, counted, unknown_end
+from ssd_pipeline.models.remote import check_served, counted, smaller, unknown_end
 from ssd_pipeline.models.retry import Endpoint
 from ssd_pipeline.stage import Finish, Model, Sample, Sampling, Served
 
@@ -49,9 +49,10 @@ class Completions:
         self._alone: dict[str, asyncio.Lock] = {}
 
     async def identify(self, endpoint: Endpoint) -> Served:
-        listed = (await endpoint.http.get(f"{_root(endpoint)}/v1/models")).json()
-        data = listed.get("data") if isinstance(listed, dict) else None
-        models = {str(entry.get("id")): entry for entry in data or () if isinstance(entry, dict)}
+        said = (await endpoint.http.get(f"{_root(endpoint)}/v1/models")).json()
+        data = said.get("data") if isinstance(said, dict) else None
+        listed = data if isinstance(data, list) else []
+        models = {str(entry.get("id")): entry for entry in listed if isinstance(entry, dict)}
         if not models:
             raise Failure(Reaction.stop, "/v1/models lists no model", status=200)
         name = self._id if self._id in models else next(iter(models))
@@ -60,11 +61,12 @@ class Completions:
         kind, meta = str(models[name].get("owned_by")), models[name].get("meta")
         most = models[name].get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
         if kind == LLAMA:
-            slots = (await endpoint.http.get(f"{_root(endpoint)}/props")).json().get("total_slots")
+            props = (await endpoint.http.get(f"{_root(endpoint)}/props")).json()
+            slots = props.get("total_slots") if isinstance(props, dict) else None
             self.most_branches = min(self.most_branches, slots if type(slots) is int and slots > 0 else 1)
         elif kind != VLLM:
             self.most_branches = 1
-        self.context = min(most, self.context or most) if type(most) is int else self.context
+        self.context = smaller(self.context, most)
         self._kinds[endpoint.url] = kind
         return served
 
@@ -92,7 +94,8 @@ class Completions:
         choices = _choices(reply)
         if len(choices) > 1 and not any(isinstance(choice.get("token_ids"), list) for choice in choices):
             raise Failure(Reaction.stop, "it does not tell the tokens of each branch: a newer vLLM is needed")
-        return [read_piece(choice, reply, tokens, ask.chunk.stop) for choice in choices]
+        counts = reply if len(choices) == 1 else {}  # of several branches it is their sum
+        return [read_piece(choice, counts, tokens, ask.chunk.stop) for choice in choices]
 
     async def _serve(self, endpoint: Endpoint, text: str, tokens: int, seed: int, ask: Sample) -> list[Piece]:
         """One branch of `transformers serve`. Its seed is the process's: one request at a time, or they mix."""

@@ -98,22 +98,23 @@ async def only_json(response: httpx2.Response) -> None:
         raise Failure(Reaction.again, "the reply is compressed, which was not asked for")
     response.stream = _Bounded(response.stream)
     await response.aread()
+    text = response.content.decode(errors="replace")  # not .text: a server may name any codec, also one of no text
     token = response.request.headers.get("authorization", "").removeprefix("Bearer ")
     status = response.status_code
     if not response.is_success:
         after = read_retry_after(response.headers)
-        said = f"status {status}: {without(token, _reason(response.text))}"
+        said = f"status {status}: {without(token, _reason(text))}"
         raise Failure(by_status(status), said, status=status, retry_after=after)
     if "html" in response.headers.get("content-type", ""):
         raise Failure(Reaction.stop, "it answers with a web page", status=status)
     try:
         value = json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Failure(Reaction.again, "the reply is not whole JSON") from None
     first = value[0] if isinstance(value, list) and value else value
     if not isinstance(first, dict):
         raise Failure(Reaction.again, "the reply is not a JSON object")
-    if len(token) >= SECRET and without(token, response.text) != response.text:
+    if len(token) >= SECRET and without(token, text) != text:
         raise Failure(Reaction.stop, "it repeats the token that was sent to it, so nothing of its reply is kept")
 
 
@@ -146,7 +147,7 @@ def _reason(text: str) -> str:
     """What a server says of an error, in whichever of the usual shapes."""
     try:
         said: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if isinstance(said, dict):
         said = said.get("error") or said.get("detail") or said.get("message") or said
@@ -162,6 +163,6 @@ def read_retry_after(headers: httpx2.Headers) -> float | None:
     except ValueError:
         try:
             seconds = parsedate_to_datetime(text).timestamp() - time.time()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return seconds if 0 <= seconds < float("inf") else None

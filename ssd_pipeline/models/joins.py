@@ -13,6 +13,7 @@ from typing import Any
 
 PARTIAL = "\ufffd"  # what an incomplete character is shown as
 TAIL = 64  # characters of the text so far that are encoded again: no token reaches so far back
+LAST = 8  # tokens that tell how a text ends: a character has four bytes at most
 ENOUGH = 64  # replies before a share of them means something
 
 
@@ -39,7 +40,7 @@ class Joins:
     def whole(self, ids: Sequence[int]) -> int:
         """How many of these tokens spell whole characters: without those of a character that a cut left incomplete."""
         count = len(ids)
-        while count and self._decode(ids[:count]).endswith(PARTIAL):
+        while count and self._decode(ids[max(0, count - LAST) : count]).endswith(PARTIAL):
             count -= 1
         return count
 

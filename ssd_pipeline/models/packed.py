@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import MoeModelOutputWithPast
 from transformers.modeling_utils import AttentionInterface
 
 from ssd_pipeline.errors import ModelError
@@ -185,8 +185,8 @@ class PackedModel:
 class _Given(torch.nn.Module):
     """Stands in the place of a model's body and gives back what it is given."""
 
-    def forward(self, inputs_embeds: Any = None, **_: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(last_hidden_state=inputs_embeds)
+    def forward(self, *_: Any, inputs_embeds: Any = None, **__: Any) -> MoeModelOutputWithPast:
+        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)  # with all that any head asks for
 
 
 def _head(lm: Any) -> Any:

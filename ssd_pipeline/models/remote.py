@@ -9,6 +9,7 @@ server's format (a `Wire` does), templates, trajectories, or what is done with a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from ssd_pipeline.models.pieces import Piece, consecutive, whole_branch
 from ssd_pipeline.models.retry import Endpoint, Endpoints, Pace, Tell, all_of
 from ssd_pipeline.stage import Branch, Keep, Model, Sample, Served
 
+HALF = re.compile("[\ud800-\udfff]")
+MOST_ID = 1 << 31
 CHARS = 3  # of a token, at the fewest on average: what a text may cost before anybody has counted
 
 
@@ -110,6 +113,8 @@ class RemoteSampler:
             pieces = await self._wire.pieces(endpoint, start, tokens, seeds, ask)
             if len(pieces) not in (1, len(seeds)):
                 raise Failure(Reaction.again, f"{len(pieces)} branches came, {len(seeds)} were asked for")
+            if not all(map(_sound, pieces)):
+                raise Failure(Reaction.again, "its text is no Unicode, or its token ids are none")
             pieces = [self._held(start, piece) if piece.ids else piece for piece in pieces]
             if not self._joins.believable():
                 foreign = f"the token ids of {self._joins.foreign} of {self._joins.count} replies are not their text"
@@ -137,7 +142,17 @@ class RemoteSampler:
         return min(wanted, context - self._joins.tokens(text) - bool(self._bos))
 
 
-def check_served(model: Model, served: str, revision: str | None) -> Served:
+def _sound(piece: Piece) -> bool:
+    """Can this be stored and tokenised? JSON also spells half characters, and numbers of any length."""
+    return HALF.search(piece.text) is None and all(0 <= i < MOST_ID for i in piece.ids)
+
+
+def smaller(known: int | None, said: Any) -> int | None:
+    """The smaller of two contexts, in tokens: a text may go to any of several endpoints. What is no number is none."""
+    return min(known or said, said) if type(said) is int and said > 0 else known
+
+
+def check_served(model: Model, served: str, revision: Any) -> Served:
     """Whether an endpoint's model is the recipe's. Raises Failure for another name or another commit.
 
     What cannot be compared (a local path, a name of the user's own, no commit) is unverifiable.
@@ -146,6 +161,8 @@ def check_served(model: Model, served: str, revision: str | None) -> Served:
     if expected is not None and served != expected:
         told = f"it serves {name!r}, not {expected!r}"
         raise Failure(Reaction.stop, f"{told}; if that is the same model, set runtime.models.{model.name}.served_name")
+    if not isinstance(revision, str | None):
+        raise Failure(Reaction.stop, f"it names its commit {shown(repr(revision), 50)}", status=200)
     if model.repo is None or not revision:
         return Served(name, shown(revision, 100) if revision else None, "unverifiable")
     if revision != model.revision:

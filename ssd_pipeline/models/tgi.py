@@ -19,7 +19,7 @@ from typing import Any
 from ssd_pipeline.models.failures import Failure, Reaction
 from ssd_pipeline.models.joins import PARTIAL
 from ssd_pipeline.models.pieces import Piece
-from ssd_pipeline.models.remote import check_served, counted, unknown_end
+from ssd_pipeline.models.remote import check_served, counted, smaller, unknown_end
 from ssd_pipeline.models.retry import Endpoint
 from ssd_pipeline.stage import Finish, Model, Sample, Sampling, Served
 
@@ -53,8 +53,7 @@ class Tgi:
         if not isinstance(info, dict) or "model_id" not in info:
             raise Failure(Reaction.stop, "/info names no model", status=200)
         served = check_served(self._model, str(info["model_id"]), info.get("model_sha"))
-        most = info.get("max_total_tokens")
-        self.context = most if type(most) is int else None
+        self.context = smaller(self.context, info.get("max_total_tokens"))
         return served
 
 
@@ -92,4 +91,4 @@ def read_piece(reply: dict[str, Any], most: int, stops: Sequence[str]) -> Piece:
 
 
 def _believable(logprob: Any) -> bool:
-    return type(logprob) in (int, float) and math.isfinite(logprob) and logprob <= SLACK
+    return type(logprob) in (int, float) and -math.inf < logprob <= SLACK

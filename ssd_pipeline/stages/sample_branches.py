@@ -7,6 +7,7 @@ search.py; this file answers its questions, and does not know how.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -173,7 +174,7 @@ async def _drive(
         elif scorer is None:
             raise ValueError("the search asks a student, and there is none")
         elif isinstance(ask, Count):
-            spans = scorer.offsets(ask.text)
+            spans = await asyncio.to_thread(scorer.offsets, ask.text)  # of a long text: others need not wait for it
             ask = asks.send(len(spans) - first_beyond(spans, ask.beyond))
         else:
             scored = await scorer.score(ask)

@@ -7,6 +7,7 @@ what is usual. This file does not know who wrote the solutions.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,7 +55,7 @@ async def score(row: Row, params: ScoreParams, ctx: RowContext) -> Scores:
     chunks = None
     if params.chunk is not None:
         text = before + row["solution"]
-        spans = scorer.offsets(text)
+        spans = await asyncio.to_thread(scorer.offsets, text)
         spans = spans[first_beyond(spans, len(before)) :]
         if len(spans) != len(scored.logprobs):
             raise ModelError(f"{params.student}: {len(scored.logprobs)} log-probabilities for {len(spans)} tokens")

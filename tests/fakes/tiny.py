@@ -94,7 +94,7 @@ def make(
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(setting, dtype=torch.float32)
     with torch.no_grad():
-        model.lm_head.weight.mul_(scale)
+        model.get_output_embeddings().weight.mul_(scale)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
