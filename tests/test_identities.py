@@ -43,11 +43,11 @@ GOLDEN = {
     "sample_branches": "1167609d5bcd7b43",
     "score_trajectories": "6267d5a26dd622f2",
     "select_trajectories": "f0dff09dff4d3ada",
-    "verify_answers": "a2e22160e756caba",
+    "verify_answers": "d40360f501feecc4",
     "train_sft": "7c1e62ab25130caa",
     "find_overlaps": "77e4bbcff01ea735",
-    "evaluate": "9ffb06e49bb1f500",
-    "compare": "d695247c0bc79913",
+    "evaluate": "cf7ed3fc98517d19",
+    "compare": "6794ae65abe3cda6",
     "push_dataset": "fcf5caebeaeadc0f",
 }
 
@@ -68,7 +68,7 @@ def test_fingerprints_are_what_they_were(identities: Identities, kind: str) -> N
 
 def test_an_identity_says_only_what_differs_from_the_defaults(identities: Identities) -> None:
     said = identities.stage(identities.document.stages["verify_answers"])
-    assert said == {"kind": "verify_answers", "version": 2, "params": {}}
+    assert said == {"kind": "verify_answers", "version": 3, "params": {}}
 
 
 def test_the_student_that_judges_is_part_of_the_data(identities: Identities) -> None:

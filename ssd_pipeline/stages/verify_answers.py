@@ -141,7 +141,7 @@ def summarize(params: VerifyParams, rows: Iterator[Row]) -> Summary:
 
 STAGE = RowStage(
     "verify_answers",
-    version=2,
+    version=3,
     params=VerifyParams,
     reads=lambda params: ("answer", "solution", "fate"),
     optional=lambda params: ("fate",),
