@@ -27,7 +27,7 @@ class Crossed:
 
 def crossed(runs: Sequence[Mapping[Hashable, float]]) -> Crossed | None:
     """The mean of numbers that belong to a run and to a problem each, both drawn by chance; None below two runs or two
-    problems, of which no spread is known. A run may lack problems.
+    problems, or where all are alike, of which no spread is known. A run may lack problems.
 
     Mean ± t √V with V = V_runs + V_problems - V_both, each the variance of the mean under clustering by runs, by
     problems and by neither, with the factor n/(n-1) of its n clusters (Cameron, Gelbach and Miller 2011, J. Bus. Econ.
@@ -51,9 +51,10 @@ def crossed(runs: Sequence[Mapping[Hashable, float]]) -> Crossed | None:
         math.fsum(c * c for c in sums) * len(sums) / (len(sums) - 1) / len(values) ** 2 for sums in clusters
     )
     error = math.sqrt(max(of_runs + of_problems - of_both, of_runs, of_problems))
+    if not error:
+        return None
     half = t_quantile(freedom) * error
-    distance = abs(mean) / error if error else math.inf if mean else 0.0
-    return Crossed(mean, mean - half, mean + half, 1 - t_within(distance, freedom))
+    return Crossed(mean, mean - half, mean + half, 1 - t_within(abs(mean) / error, freedom))
 
 
 def t_quantile(freedom: int) -> float:

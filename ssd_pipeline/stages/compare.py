@@ -156,7 +156,7 @@ def row_of(
     said = score.summary()
     shares = [one.shares.get(mode, {}) for one in line]
     said["count"] = len({problem for run in shares for problem in run})
-    if (interval := crossed(shares)) and interval.low < interval.high:
+    if interval := crossed(shares):
         said |= {"low": max(0.0, interval.low), "high": min(1.0, interval.high)}
     paired_with = difference(None if itself else differences(line, mode, selector, every))
     return Compared(line[0].position, against, itself, len(line), mode, **said, **paired_with, **data)
@@ -242,7 +242,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 STAGE = WholeStage(
     "compare",
-    version=2,
+    version=3,
     params=CompareParams,
     run=compare,
     gives="rows",
