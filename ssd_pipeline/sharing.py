@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 
-from ssd_pipeline.errors import HubError, RunError
+from ssd_pipeline.errors import HubError, RunError, StoreError
 from ssd_pipeline.events import Listen, finished_event
 from ssd_pipeline.planner import Plan
 from ssd_pipeline.records import Paid
@@ -45,7 +45,7 @@ class Sharing:
             raise ValueError(f"{name} is not in the shared repo")
         try:
             self.shared.fetch(stage.remote, self.plan.store)
-        except HubError as cause:
+        except (HubError, StoreError) as cause:
             raise RunError(f"{name}: {cause}; to make it here instead, run with --no-hub-cache") from cause
         self.plan.refresh()
         self.plan.resolver.remember(name, self.plan.stages[name])

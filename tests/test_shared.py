@@ -430,3 +430,39 @@ def test_a_death_between_commit_and_tag_is_mended_at_the_next_start(
     assert tags(hub) == {made["numbers"]["address"]: hub.repos["dataset", REPO].branches["main"]}
     assert len(hub.repos["dataset", REPO].commits) == 2
     assert ann.kinds.loaded == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"inputs": [3]}, "not a manifest of ours"),
+        ({"inputs": 3}, "not a manifest of ours"),
+        ({"files": [3]}, "not a manifest of ours"),
+        ({"rows": "5"}, "not a manifest of ours"),
+        ({"rows": 500}, "not those that the record names"),
+        ({"digest": "0" * 64}, "not those that the record names"),
+    ],
+)
+def test_a_record_that_lies_or_is_of_another_form_is_refused(
+    hub: FakeHub, ann: Person, bob: Person, change: dict, said: str
+) -> None:
+    address = ann.run()["numbers"]["address"]
+    path = f"manifests/numbers.{address}.json"
+    manifest = json.loads(hub.repos["dataset", REPO].find(address).files[path].data)
+    replaced(hub, address, {path: json.dumps({**manifest, "record": {**manifest["record"], **change}}).encode()})
+    if bob.statuses()["numbers"] == "remote":
+        with pytest.raises(RunError, match=f"{said}.*--no-hub-cache"):
+            bob.run()
+    else:
+        assert said in bob.plan().stages["numbers"].why
+    assert bob.run(hub_cache=False)["numbers"]["rows"] == 5
+
+
+def test_a_file_under_another_name_is_refused_with_the_way_on(hub: FakeHub, ann: Person, bob: Person) -> None:
+    address = ann.run()["weights"]["address"]
+    (path,) = (p for p in hub.repos["model", REPO].find(address).files if p.endswith(f"{address}.json"))
+    manifest = json.loads(hub.repos["model", REPO].find(address).files[path].data)
+    manifest["beside"]["adapter_model.safetensors"]["name"] = "adapter_model.bin"
+    replaced(hub, address, {path: json.dumps(manifest).encode()}, "model")
+    with pytest.raises(RunError, match=r"adapter_model.*--no-hub-cache"):
+        bob.run()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,14 +187,19 @@ def files_content(files: Sequence[Mapping[str, Any]]) -> str:
     return digest_of({f["name"]: f["sha256"] for f in files if not f["name"].endswith((".parquet", ".bin"))})
 
 
-def content_of(directory: Path, record: Mapping[str, Any]) -> str:
-    """The content digest of what a directory holds, taken anew."""
+def content_of(directory: Path, record: Mapping[str, Any], without: Collection[str] = ()) -> str:
+    """The content digest of what a directory holds, taken anew; `without` the measured columns it is the digest."""
     if record["rows"] is None:
         return files_content(record["files"])
     content = hashlib.sha256()
     for row in read_rows(directory):
-        content.update(canonical_row(row) + b"\n")
+        content.update(canonical_row({name: value for name, value in row.items() if name not in without}) + b"\n")
     return content.hexdigest()
+
+
+def count(directory: Path) -> int:
+    """How many rows there are."""
+    return sum(1 for _ in read_rows(directory, columns=read_schema(directory).names[:1]))
 
 
 def complete(files: Sequence[Mapping[str, Any]], tables: Mapping[str, Mapping[str, Any]]) -> None:

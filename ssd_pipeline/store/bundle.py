@@ -99,10 +99,16 @@ def read(path: Path) -> dict[str, Any]:
             raise HubError(f"{path.name} was written by a newer ssd_pipeline: upgrade to use it")
         if not all(isinstance(said[key], kind) for key, kind in (("output", str), ("tables", dict), ("record", dict))):
             raise ValueError("not of our form")
-        for table in [*said["tables"].values(), {"files": said["beside"]}]:
+        record, tables = said["record"], [*said["tables"].values(), {"files": said["beside"]}]
+        if not isinstance(record.get("rows"), int | None) or not all(isinstance(one, dict) for one in said["above"]):
+            raise ValueError("not of our form")
+        _ = [one.items() for one in record.get("inputs", [])], [one["name"] for one in record.get("files", [])]
+        for table in tables:
             for name, one in table["files"].items():
                 if not _plain(name) or (said["whole"] and not _NAME.fullmatch(one["name"])):
                     raise HubError(f"{path.name} names a file {name!r}, which no manifest of ours does")
+                if not (isinstance(one["sha256"], str) and isinstance(one["size"], int)):
+                    raise ValueError("not of our form")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
         raise HubError(f"{path.name} is not a manifest of ours ({type(cause).__name__})") from cause
     return dict(said)
@@ -158,7 +164,10 @@ def restore(store: Store, folder: Path, said: Mapping[str, Any], where: str) -> 
         for path, one in files.items():
             _copy(folder / path, staging / "data" / one["name"])
         artifact.verify(staging, record)
-        if artifact.content_of(staging, record) != record["content"]:
+        said_of = (record["content"], record["digest"])
+        taken = (artifact.content_of(staging, record, without) for without in ((), record.get("measured", ())))
+        rows = None if record["rows"] is None else artifact.count(staging)
+        if tuple(taken) != said_of or record["rows"] != rows:
             raise HubError(f"{where}: the rows are not those that the record names; they are not used")
         return store.commit(staging, record)
     except (StoreError, HubError) as cause:
