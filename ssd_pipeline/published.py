@@ -8,6 +8,7 @@ so that what was pulled once can be had off-line. This file does not know recipe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from ssd_pipeline.errors import HubError, StoreError, user_error
 from ssd_pipeline.store import bundle, hub
 from ssd_pipeline.store.local import PULLED, Artifact, Store
 from ssd_pipeline.store.shared import Remote, Shared
+
+REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ def pull(repo: str, output: str | None = None, version: str | None = None) -> Pu
 
 def _commit(repo: str, version: str | None) -> tuple[hub.RepoType, str]:
     """The commit of a version, in the data set repo of that name or else in the model repo."""
+    if not REPO.fullmatch(repo):
+        raise user_error(f"{repo} is not the name of a repo: owner/name, and @VERSION behind it", key="OWNER/REPO")
     if version is not None and hub.COMMIT.fullmatch(version):
         return "dataset", version
     store, name = Store.default(), f"{repo}@{version}"

@@ -137,6 +137,13 @@ def test_off_line_a_refresh_takes_the_newest_known_commit_and_says_so(
         ssd_pipeline.plan(tmp_path / "r2.yaml")
 
 
+@pytest.mark.parametrize("repo", ["data", "", "../x", "me/data/more", "https://huggingface.co/me/data", "me/da ta"])
+def test_what_names_no_repo_is_a_mistake_and_nobody_is_asked(hub: FakeHub, repo: str) -> None:
+    with pytest.raises(UserErrors, match="not the name of a repo: owner/name"):
+        ssd_pipeline.load(repo, "problems", version="v1")
+    assert not hub.seen
+
+
 @pytest.mark.parametrize(
     ("output", "version", "says"),
     [
