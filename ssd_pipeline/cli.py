@@ -213,10 +213,12 @@ def emit(event: dict[str, Any]) -> None:
 
 
 def quiet() -> None:
-    """What libraries have to say to their developers is not the user's affair, and SIGTERM is an interrupt."""
+    """What libraries tell their developers is no affair of users; SIGTERM and SIGHUP (but for nohup) are interrupts."""
     warnings.simplefilter("ignore", FutureWarning)
     warnings.simplefilter("ignore", DeprecationWarning)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(sign) != signal.SIG_IGN:
+            signal.signal(sign, signal.default_int_handler)
 
 
 def ending(work: Callable[[], None], *, as_json: bool) -> None:

@@ -19,10 +19,13 @@ from ssd_pipeline.screen import Screen
         ({}, "6 not judged"),
     ],
 )
-def test_the_rows_of_verify_answers_add_up(bench: Bench, verdicts: dict[str, int], says: str) -> None:
+def test_the_rows_of_verify_answers_add_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, verdicts: dict[str, int], says: str
+) -> None:
     """A text that did not end by itself has no verdict, and is not left out without a word."""
     event = {"stage": "verified", "kind": "verify_answers", "rows": 6, "computed": 6, "reused": 0, "seconds": 0.1}
     event |= {"fates": {}, "errors": {}, "served": {}, "spend": {}, "paid": {"bought": 0, "cost": None}, "address": "a"}
+    monkeypatch.setenv("COLUMNS", "120")
     shown = io.StringIO()
     display = Display(Screen(shown), bench.plan())
     display.listen({"event": "stage_finished", "summary": {"verdicts": verdicts}, **event})

@@ -309,5 +309,5 @@ def test_the_commands_take_instances(home: Path) -> None:
     assert "problems[seed=1]" not in done.stderr.split("became")[1]
     said = call(home, "why", "recipe.yaml", "problems", command=SSD).stdout
     assert "problems[seed=1]: miss, not made yet" in said
-    assert "problems[seed=2]: hit" in said
+    assert "problems[seed=2]: cached" in said
     assert "problems[seed=2]" in call(home, "ls", command=SSD).stdout

@@ -78,7 +78,7 @@ def test_the_commands_say_the_same(home: Path) -> None:
     assert needed.returncode == 1
     assert "needed by stage problems of recipe recipe" in needed.stderr
     assert "keeps" in call(home, "gc", "--dry-run", command=SSD).stdout
-    assert "problems: hit" in call(home, "why", "recipe.yaml", "problems", command=SSD).stdout
+    assert "problems: cached" in call(home, "why", "recipe.yaml", "problems", command=SSD).stdout
     record = home / "store" / "artifacts" / address / "record.json"
     record.write_text(record.read_text().replace('"rows": 2', '"rows": 3'))
     broken = call(home, "verify", command=SSD)

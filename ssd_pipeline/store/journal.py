@@ -87,14 +87,15 @@ class Log:
         file = self._create(path, ATTEMPTS)
         self.paths.append(path)
         readers.hold(path, file)
-        durable.sync_dir(self._directory)
         self._file, self._size = file, 0
         return file
 
     def _create(self, path: Path, attempts: int) -> BinaryIO:
         durable.make_dir(self._directory)
         try:
-            return durable.create(path)
+            file = durable.create(path)
+            durable.sync_dir(self._directory)
+            return file
         except StoreError as error:
             if not isinstance(error.__cause__, FileNotFoundError) or attempts == 1:
                 raise

@@ -175,7 +175,12 @@ def test_the_installed_command(room: Path, sign: signal.Signals) -> None:
     recipe.write_text("stages:\n  problems: {uses: load_problems, file: problems.jsonl}\n")
     command = [Path(sys.executable).parent / "ssd-run", recipe]
     process = subprocess.Popen(
-        command, cwd=room, env={**os.environ, "SSD_HOME": str(room / "store")}, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=room,
+        env={**os.environ, "SSD_HOME": str(room / "store")},
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # whoever started the tests may ignore it
     )
     staging = room / "store" / "staging"
     deadline = time.monotonic() + 60
