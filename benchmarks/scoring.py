@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import median
@@ -290,6 +292,29 @@ def end_to_end(folder: Path, device: str, problems: int) -> None:
     print(f"a recipe with {problems} problems: the device computes {busy / wall:.0%} of {wall:.1f} s")
 
 
+def profiled() -> None:
+    """At the end, print the share of each operation in our forward passes."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from ssd_pipeline.models.packed import PackedModel
+
+    spent: Counter[str] = Counter()
+    real = PackedModel.measure
+
+    def measure(self, parts, *, ranks):
+        with profile(activities=[ProfilerActivity.CPU]) as watched:
+            found = real(self, parts, ranks=ranks)
+        spent.update({event.key: event.self_cpu_time_total for event in watched.key_averages()})
+        return found
+
+    def tell() -> None:
+        for name, time_us in spent.most_common(8):
+            print(f"{time_us / spent.total():4.0%} {name}")
+
+    PackedModel.measure = measure
+    atexit.register(tell)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cpu")
@@ -299,6 +324,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--at-once", type=int, default=16)
     parser.add_argument("--problems", type=int, default=24)
+    parser.add_argument("--profile", action="store_true", help="where our time goes; the ratios are then of no use")
     parser.add_argument("--teacher", type=int)
     parser.add_argument("--serve-vllm")
     said = parser.parse_args()
@@ -307,6 +333,8 @@ def main() -> None:
     elif said.serve_vllm:
         serve_vllm(said.serve_vllm, said.device)
     else:
+        if said.profile:
+            profiled()
         if said.model:
             measure(said.model, said.device, said.rounds, said.at_once, said.vllm)
             return
