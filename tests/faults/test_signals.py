@@ -148,7 +148,7 @@ def test_nobody_reads_on(room: Path, endpoint: Endpoint, golden: dict) -> None:
 
 
 def test_at_any_moment(room: Path, endpoint: Endpoint, golden: dict, long: bool, draw: random.Random) -> None:
-    lasts = Bench(room / "clean", endpoint, RECORDED).run().seconds
+    lasts = min(Bench(room / f"clean{n}", endpoint, RECORDED).run().seconds for n in range(3))  # when nothing else ran
     ended = 0
     for number in range(200 if long else 24):
         bench = Bench(room / f"{number}", endpoint, RECORDED)
