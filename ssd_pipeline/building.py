@@ -100,6 +100,8 @@ class StageRun:
         keyed = row_keys(self.fingerprint, kind, params, chained(inputs, [n for n in reads if n in have]))
         journal = self.plan.store.journal(self.fingerprint, {c.name for c in columns(kind.adds)})
         tally = Tally(total=len(keyed))
+        if journal.damaged:
+            self._note(f"{journal.damaged} of the kept rows cannot be read or are of another version: made anew")
         try:
             self._adopt(kind, journal, {k.key for k in keyed})
             served = in_loop(self._drive(kind, inputs, keyed, journal, tally))

@@ -47,7 +47,8 @@ class RecordedSampler:
     """`weights`: the identity of what the model computes. `paid` is told the tokens that were really sampled, `tell`
     that a server ignores seeds.
 
-    `price` is that of the model's tokens, if it has one; `meter` counts a question's prompt tokens.
+    `price` is that of the model's tokens, if it has one; `meter` counts the tokens of a question's text. Not counted: a
+    text sent again, for a piece of a chunk or as a retry, and what a service's cache makes cheaper.
     """
 
     sampler: Sampler
@@ -55,7 +56,7 @@ class RecordedSampler:
     weights: Mapping[str, Any]
     paid: Callable[[Paid], None]
     price: Price | None = None
-    meter: Callable[[Sample], int] = lambda ask: 0
+    meter: Callable[[Sample], int] | None = None
     tell: Callable[[str], None] = lambda text: None
     _alike: Alike = field(init=False)
 
@@ -69,7 +70,7 @@ class RecordedSampler:
             if value is not None:
                 known[seed] = Branch(*value)
         missing = replace(ask, seeds=tuple(seed for seed in ask.seeds if seed not in known))
-        unpaid = [self.meter(missing)] if missing.seeds else []  # of the question, paid with its first branch
+        unpaid = [self._sent(missing)] if missing.seeds else []  # of the question, paid with its first branch
 
         def bought(seed: int, branch: Branch) -> None:
             if seed in known:
@@ -87,6 +88,9 @@ class RecordedSampler:
             if ask.sampling.temperature:
                 self._alike.add(branches)
         return [known[seed] for seed in ask.seeds]
+
+    def _sent(self, ask: Sample) -> int:
+        return self.meter(ask) * self.sampler.requests(ask.seeds) if self.meter else 0
 
     def _pay(self, sampled: int, prompt: int) -> None:
         cost = self.price.of(sampled, prompt) if self.price else None

@@ -214,4 +214,6 @@ def test_rows_of_an_older_schema_are_computed_anew(bench: Bench, value: str) -> 
     keys = [line[9:].split(b" ")[0].decode() for line in log.read_bytes().splitlines()]
     log.write_bytes(b"".join(encode(key, json.loads(value)) for key in keys))
     again = bench.run()["twice"]
+    notes = [event["note"] for event in bench.events if event.get("note")]
+    assert notes == [f"{len(keys)} of the kept rows cannot be read or are of another version: made anew"]
     assert [row["doubled"] for row in bench.rows(again["address"])] == [2 * n for n in range(10)]

@@ -62,19 +62,23 @@ def record(priced: Priced) -> dict[str, Any]:
     return dict(found.record)
 
 
-@pytest.mark.parametrize("api", ["completions", "tgi"])
+@pytest.mark.parametrize(
+    ("api", "kind", "each"),
+    [("completions", endpoints.vllm, 1), ("completions", endpoints.sglang, 2), ("tgi", endpoints.tgi, 2)],
+    ids=["vllm", "sglang", "tgi"],
+)
 def test_what_was_bought_is_what_was_asked_and_its_cost_is_in_the_record(
-    home: Path, tiny_model: Callable[..., Path], api: str
+    home: Path, tiny_model: Callable[..., Path], api: str, kind: Callable, each: int
 ) -> None:
     from transformers import AutoTokenizer
 
-    with endpoints.serve(endpoints.vllm if api == "completions" else endpoints.tgi) as server:
+    with endpoints.serve(kind) as server:
         priced = Priced(home, tiny_model(), api, server)
         event = finished(priced.run())
     tokenizer = AutoTokenizer.from_pretrained(tiny_model())
     texts = {post.get("prompt") or post["inputs"] for post in server.posts()}
     once = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
-    sent = once * (2 if api == "tgi" else 1)  # a request for each branch, or one for both
+    sent = once * each  # a request for each branch, or one for both
     spend, paid = event["spend"], event["paid"]
     assert paid["bought"] == spend["bought"] > 0
     assert paid["prompt"] == sent

@@ -58,13 +58,8 @@ def open_prompts(model: Model) -> Prompts:
 
 
 def open_meter(model: Model) -> Callable[[Sample], int]:
-    """How many prompt tokens a question has, as a service bills them: those of its text, once a request.
-
-    TGI is sent one request a branch, the others one for all. A chunk asked in pieces, a retry and a branch that goes
-    ahead are not counted, nor what a service's cache makes cheaper. Raises ModelError.
-    """
+    """How many tokens the text of a question has, which a service bills with each request. Raises ModelError."""
     from ssd_pipeline.models.rendering import token_counter
 
     count = token_counter(model)
-    each = model.runtime.api == "tgi"
-    return lambda ask: count(ask.prompt + ask.prefix) * (len(ask.seeds) if each else 1)
+    return lambda ask: count(ask.prompt + ask.prefix)

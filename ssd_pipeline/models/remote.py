@@ -78,6 +78,10 @@ class RemoteSampler:
         rest = await all_of([self._group(ask, group, keep) for group in groups])
         return [branch for group in ahead + rest for branch in group]
 
+    def requests(self, seeds: Sequence[int]) -> int:
+        """See stage.Sampler."""
+        return len(consecutive(seeds, self._wire.most_branches))
+
     async def served(self) -> Served:
         """What is served, and how many replies there were and changed their tokens."""
         served = await self._endpoints.served()

@@ -14,6 +14,7 @@ ambient token is sent. This file does not know what is asked or answered.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -120,6 +121,8 @@ class Endpoints:
                     await info["return_value"].aclose()
                     raise
 
+        # At DEBUG it writes the headers of an answer, in which a server may give the token back.
+        logging.getLogger("httpcore2").setLevel(logging.INFO)
         http = httpx2.AsyncClient(
             follow_redirects=False,
             timeout=httpx2.Timeout(runtime.timeout_s, connect=min(30.0, runtime.timeout_s), pool=None),

@@ -70,6 +70,10 @@ class TransformersSampler:
         """One branch per seed. Raises RowError for text that fills the model's context."""
         return await self._gather.ask(ask)
 
+    def requests(self, seeds: Sequence[int]) -> int:
+        """See stage.Sampler."""
+        return 1
+
     async def served(self) -> Served:
         """The model in this process is the recipe's; a folder has a name but no commit."""
         joins = (self._joins.count, self._joins.changed)

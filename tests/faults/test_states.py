@@ -193,7 +193,7 @@ def test_any_store(endpoint: Endpoint, long: bool) -> None:
         pass
 
     Here.endpoint = endpoint
-    examples, steps = (500, 50) if long else (50, 20)
+    examples, steps = (1000, 50) if long else (50, 20)
     run_state_machine_as_test(
         Here,
         settings=settings(
