@@ -206,4 +206,4 @@ def push_artifacts(planned: Plan) -> None:
     if shared is None:
         raise user_error("the recipe has no runtime.hub: where should it be published?", key="RECIPE")
     count = Sharing(planned, lambda event: print(f"{event['stage']}: {clean(event['note'])}")).push_all()
-    print(f"{count} artifacts of {planned.document.name} are in {shared.repo}")
+    print(f"{planned.document.name}: {count} artifact{'' if count == 1 else 's'} in {shared.repo}")
