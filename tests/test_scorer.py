@@ -110,7 +110,8 @@ def test_500_prefixes_are_the_full_forward_pass(
 def test_spans_and_log_probabilities_go_together(
     scorers: Callable[..., tuple[TransformersScorer, Path]], prefix: str, branch: str
 ) -> None:
-    scorer, _ = scorers()
+    scorer, folder = scorers()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     before, whole = PROMPT + prefix, PROMPT + prefix + branch
     spans = scorer.offsets(whole)
     assert [whole[start:end] for start, end in spans if start == 0] == [whole[: spans[0][1]]]
@@ -118,8 +119,8 @@ def test_spans_and_log_probabilities_go_together(
     assert all(one[1] >= other[0] for one, other in pairwise(spans)), "no gap between tokens"
     [[one]] = scored(scorer, Score(PROMPT, prefix, (branch,)))
     assert len(one.logprobs) == sum(end > len(before) for _, end in spans)
-    prefix_ids = scorer._tokenizer(before, add_special_tokens=False)["input_ids"]
-    ids = scorer._tokenizer(whole, add_special_tokens=False)["input_ids"]
+    prefix_ids = tokenizer(before, add_special_tokens=False)["input_ids"]
+    ids = tokenizer(whole, add_special_tokens=False)["input_ids"]
     kept = next((i for i, (a, b) in enumerate(zip(prefix_ids, ids, strict=False)) if a != b), len(prefix_ids))
     assert one.retracted == len(prefix_ids) - kept
 
@@ -140,7 +141,8 @@ def test_ranks_count_the_more_probable_tokens(scorers: Callable[..., tuple]) -> 
     scorer, folder = scorers()
     asks = Score(PROMPT, "19+", ("65=84.\n", ""), ranks=True), Score(PROMPT, "19+", ("65",))
     (one, empty), (plainly,) = scored(scorer, *asks)
-    ids = scorer._tokenizer(PROMPT + "19+65=84.\n", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(PROMPT + "19+65=84.\n", add_special_tokens=False, return_tensors="pt")["input_ids"]
     logits = AutoModelForCausalLM.from_pretrained(folder)(ids).logits[0].detach()
     own = [(1 + (logits[i - 1] > logits[i - 1, token]).sum()).item() for i, token in enumerate(ids[0].tolist()) if i]
     assert list(one.ranks) == own[-len(one.logprobs) :]
@@ -241,8 +243,8 @@ def test_a_prefix_and_the_winner_are_read_once(tiny_model: Callable[..., Path]) 
     scored(scorer, Score(PROMPT, CHUNKS[0] + texts[2], (texts[4], texts[5])))
     assert read == [
         before + prefix + winner - 1 + loser - 1,
-        1 + winner - 1 + loser - 1,  # the last shared token predicts the first of the branches, the last one nothing
-        1 + more - 1 + other - 1,  # the winner's last token is read now, the others were
+        1 + winner - 1 + 1 + loser - 1,  # the last shared token predicts the first one of each, the last one nothing
+        1 + more - 1 + 1 + other - 1,  # the winner's last token is read now, the others were
     ]
 
 

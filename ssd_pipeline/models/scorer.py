@@ -13,11 +13,11 @@ import asyncio
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ssd_pipeline.errors import ModelError, RowError, boundary
+from ssd_pipeline.models.encoding import Encoded, Encoder
 from ssd_pipeline.models.loading import context_length, load_causal_lm, load_tokenizer, pick_devices
 from ssd_pipeline.models.packed import common
 from ssd_pipeline.models.scoring_queue import Request, ScoringQueue, Tokens
@@ -45,12 +45,7 @@ class TransformersScorer:
 
     def __init__(self, model: Model, devices: Sequence[torch.device] | None = None) -> None:
         self._name = model.name
-        self._tokenizer = load_tokenizer(model)
-        self._encoder = self._tokenizer.backend_tokenizer
-        # With no special tokens to add, all it would do is to cut white space off the offsets.
-        self._encoder.post_processor = None
-        self._encoder.no_truncation()
-        self._encoder.no_padding()
+        self._encoder = Encoder(load_tokenizer(model).backend_tokenizer)
         runtime = model.runtime
         self._queues: list[ScoringQueue] = []
         for device in devices or pick_devices(runtime.device):
@@ -71,8 +66,7 @@ class TransformersScorer:
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Character span (start, end) of each token of `text`; see stage.Scorer."""
-        offsets: list[tuple[int, int]] = self._encoder.encode(text, add_special_tokens=False).offsets
-        return offsets
+        return self._encoder.offsets(text)
 
     def at_once(self, tokens: int) -> int:
         """How many texts of so many tokens are remembered at once; see stage.Scorer."""
@@ -84,15 +78,17 @@ class TransformersScorer:
 
     def _rows(self, ask: Score) -> list[_Row]:
         before = ask.prompt + ask.prefix
-        texts = [before, *(before + text for text in ask.branches)]
-        prefix, *encoded = self._encoder.encode_batch(texts, add_special_tokens=False)
-        return [self._row(ask, prefix.ids, one, len(text)) for one, text in zip(encoded, texts[1:], strict=True)]
+        prefix_ids, encoded = self._encoder.encode(before, ask.branches)
+        return [
+            self._row(len(ask.prompt), len(before), prefix_ids, one, len(before + text))
+            for one, text in zip(encoded, ask.branches, strict=True)
+        ]
 
-    def _row(self, ask: Score, prefix_ids: list[int], encoded: Any, length: int) -> _Row:
+    def _row(self, prompt: int, before: int, prefix_ids: list[int], encoded: Encoded, length: int) -> _Row:
         ids = encoded.ids
-        start = _ending_after(encoded, len(ask.prompt) + len(ask.prefix), length)
+        start = _ending_after(encoded, before, length, len(ids))
         same = common(prefix_ids, ids)
-        first = min(start, max(same, _ending_after(encoded, len(ask.prompt), length)))
+        first = min(start, max(same, _ending_after(encoded, prompt, length, len(ids))))
         if len(ids) > self._context:
             limit = f"beyond its context of {self._context}"
             raise RowError(f"model {self._name}: a text of {len(ids)} tokens is {limit}")
@@ -101,10 +97,10 @@ class TransformersScorer:
         return _Row(ids, first, start, len(prefix_ids) - same)
 
 
-def _ending_after(encoded: Any, place: int, length: int) -> int:
-    """The index of the first token whose text ends after a place in the text, which has `length` characters."""
-    tokens = (encoded.char_to_token(at) for at in range(place, length))
-    return next((token for token in tokens if token is not None), len(encoded.ids))
+def _ending_after(encoded: Encoded, place: int, length: int, tokens: int) -> int:
+    """The first of so many tokens whose text ends after a place in the text, which has `length` characters."""
+    found = (encoded.token_at(at) for at in range(place, length))
+    return next((token for token in found if token is not None), tokens)
 
 
 def _scored(row: _Row, logprobs: list[float], ranks: list[int]) -> Scored:
