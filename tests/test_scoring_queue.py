@@ -75,14 +75,14 @@ def test_out_of_memory_makes_smaller_passes(tiny_model: Callable[..., Path]) -> 
 
 def test_a_prompt_goes_to_one_of_several_devices(tiny_model: Callable[..., Path]) -> None:
     folder, cpu = tiny_model(), torch.device("cpu")
-    runtime = ModelRuntime(device="cpu", cache_gb=1e-3)
+    runtime = ModelRuntime(device="cpu", cache_gb=2e-3)
     both = TransformersScorer(Model("student", path=folder, runtime=runtime), devices=[cpu, cpu])
     asks = [Score(f"{PROMPT}{n}", prefix, ("a", CHUNKS[0])) for n in range(8) for prefix in ("x", "xa")]
     assert equal(folder, asks, scored(both, *asks))
     kept = [[prompt for prompt, _ in queue._cache._kept] for queue in both._queues]
     assert all(kept)
     assert len({*kept[0], *kept[1]}) == len({*kept[0]}) + len({*kept[1]}) == 8
-    assert both.at_once(1000) == 2 * opened(folder, cache_gb=1e-3).at_once(1000)
+    assert both.at_once(1000) == 2 * opened(folder, cache_gb=2e-3).at_once(1000)
 
 
 def test_what_fits_into_the_caches_follows_from_the_model(tiny_model: Callable[..., Path]) -> None:

@@ -11,6 +11,7 @@ are the fused kernels of torch, over keys and values where they lie. Logits reac
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -146,7 +147,10 @@ class PackedModel:
         ids = [token for part in parts for run in part.runs for token in run]
         at = [part.past + i for part in parts for run in part.runs for i in range(len(run))]
         hidden = self._lm.base_model(
-            input_ids=self._tensor([ids]), position_ids=self._tensor([at]), use_cache=False, packed=parts
+            input_ids=self._tensor([ids]),
+            position_ids=self._tensor([at]),
+            use_cache=False,
+            packed=Packed(parts, self._lm.device),
         ).last_hidden_state[0]
         places: list[int] = []
         start = 0
@@ -175,10 +179,9 @@ class PackedModel:
         size = max(1, SLICE // int(self._lm.config.get_text_config().vocab_size))
         for place, token in zip(places.split(size), wanted.split(size), strict=True):
             logits = self._head(inputs_embeds=hidden[place][None]).logits[0].float()
-            own = logits.gather(-1, token[:, None])
-            logprobs.append(own[:, 0] - logits.logsumexp(dim=-1))
+            logprobs.append(-torch.nn.functional.cross_entropy(logits, token, reduction="none"))
             if ranks:
-                order.append(1 + (logits > own).sum(dim=-1))
+                order.append(1 + (logits > logits.gather(-1, token[:, None])).sum(dim=-1))
         return torch.cat(logprobs).tolist(), torch.cat(order).tolist() if ranks else []
 
 
@@ -209,6 +212,52 @@ def _refuse(config: Any) -> None:
 # ---------------------------------------------------------------------------------------------------- attention
 
 
+class Packed:
+    """The parts of one forward pass, and how their runs lie side by side for what each sees of itself.
+
+    Runs of about one length are one batch: those that are shorter repeat their last token, which no token before it
+    sees. `parts`: each with its place in the row. `shapes`: (runs, longest) of each batch. `gather`: the place in the
+    row of each of their tokens; `order`: the place among them of each token of the row; None where both are as they
+    are.
+    """
+
+    def __init__(self, parts: Sequence[Part], device: torch.device) -> None:
+        ends = list(itertools.accumulate(map(len, parts)))
+        self.parts = [(part, end - len(part), end) for part, end in zip(parts, ends, strict=True)]
+        lengths = [len(run) for part in parts for run in part.runs if run]
+        starts = [end - length for end, length in zip(itertools.accumulate(lengths), lengths, strict=True)]
+        batches: dict[int, list[int]] = {}
+        for i, length in enumerate(lengths):
+            batches.setdefault(length.bit_length(), []).append(i)
+        gather: list[int] = []
+        order = [0] * sum(lengths)
+        self.shapes = [(len(batch), max(lengths[i] for i in batch)) for batch in batches.values()]
+        for batch, (_, longest) in zip(batches.values(), self.shapes, strict=True):
+            for i in batch:
+                order[starts[i] : starts[i] + lengths[i]] = range(len(gather), len(gather) + lengths[i])
+                gather += [starts[i] + min(place, lengths[i] - 1) for place in range(longest)]
+        plain = len(self.shapes) == 1 and len(gather) == len(order)
+        self.gather, self.order = (None if plain else torch.tensor(one, device=device) for one in (gather, order))
+
+    def own(self, q: Any, k: Any, v: Any, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """What each token sees of its own run: [heads, row, size] -> [row, heads, size], log-sum-exp [row, heads]."""
+        groups = q.shape[0] // k.shape[0]
+        given = [q, _repeated(k, groups), _repeated(v, groups)]
+        if self.gather is not None:
+            given = [states.index_select(1, self.gather) for states in given]
+        sizes = [runs * longest for runs, longest in self.shapes]
+        outs, weights = [], []
+        batches = zip(self.shapes, *(states.split(sizes, dim=1) for states in given), strict=True)
+        for shape, *batch in batches:
+            q, k, v = (states.unflatten(1, shape).transpose(0, 1) for states in batch)
+            out, weight = _fused(q, k, v, scale, causal=True)
+            outs.append(out.transpose(1, 2).flatten(0, 1))
+            weights.append(weight.transpose(1, 2).flatten(0, 1))
+        if self.order is None:
+            return outs[0], weights[0]
+        return torch.cat(outs).index_select(0, self.order), torch.cat(weights).index_select(0, self.order)
+
+
 def attend(
     module: Any,
     query: torch.Tensor,
@@ -217,7 +266,7 @@ def attend(
     mask: torch.Tensor | None,
     *,
     scaling: float,
-    packed: Sequence[Part],
+    packed: Packed,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **rest: Any,
@@ -226,57 +275,49 @@ def attend(
     unknown = [name for name, said in rest.items() if said is not None and name not in KNOWN]
     if unknown or mask is not None:
         raise ModelError(f"its attention has {', '.join(unknown) or 'a mask'}: it would be scored wrongly")
-    out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[3])
-    start = 0
-    for part in packed:
-        end = start + len(part)
+    out, weight = packed.own(query[0], key[0], value[0], scaling)
+    for part, start, end in packed.parts:
         q, k, v = (states[0, :, start:end] for states in (query, key, value))
         if part.into:
             part.memory.write(module.layer_idx, part.past, (k, v))
         else:
             part.states.append((k.clone(), v.clone()))
         past = part.memory.first(module.layer_idx, part.past) if part.past else None
-        lengths = [len(run) for run in part.runs if run]
-        _attend(q, k, v, past, lengths, scaling, sliding_window, out[0, start:end].transpose(0, 1))
-        start = end
-    return out, None
+        if sliding_window is not None and part.past + max(map(len, part.runs)) > sliding_window:
+            lengths = [len(run) for run in part.runs]
+            seen = [
+                _windowed(q_run, k_run, v_run, past, scaling, sliding_window)
+                for q_run, k_run, v_run in zip(*(states.split(lengths, dim=1) for states in (q, k, v)), strict=True)
+            ]
+            out[start:end] = torch.cat(seen, dim=1).transpose(0, 1)
+        elif past is not None:
+            _add_past(out[start:end], weight[start:end], q, past, scaling)
+    return out[None], None
 
 
-def _attend(
-    q: Any, k: Any, v: Any, past: States | None, runs: list[int], scale: float, window: int | None, out: Any
-) -> None:
-    """One part: [heads, tokens, size] -> `out`, the same."""
-    groups = q.shape[0] // k.shape[0]
-    split = list(zip(*(states.split(runs, dim=1) for states in (q, k, v, out)), strict=True))
-    if window is not None and (past[0].shape[1] if past else 0) + max(runs) > window:
-        for q_run, k_run, v_run, place in split:
-            place.copy_(_windowed(q_run, k_run, v_run, past, scale, window))
-        return
-    if past is not None:  # all heads of a group see the same keys: they are more queries of one head
-        seen, weight = _fused(q.reshape(k.shape[0], -1, q.shape[2]), past[0], past[1], scale, False)
-        seen, weight = seen.reshape(out.shape).split(runs, dim=1), weight.reshape(q.shape[:2]).split(runs, dim=1)
-    for i, (q_run, k_run, v_run, place) in enumerate(split):
-        own, own_weight = _fused(q_run, _repeated(k_run, groups), _repeated(v_run, groups), scale, True)
-        if past is not None:
-            share = torch.sigmoid(own_weight - weight[i])[..., None]
-            own = torch.lerp(seen[i].float(), own.float(), share)
-        place.copy_(own)
+def _add_past(out: torch.Tensor, weight: torch.Tensor, q: torch.Tensor, past: States, scale: float) -> None:
+    """Put what all tokens of a part see of the past [tokens, heads, size] to what they see of themselves, `out`."""
+    k, v = past  # all heads of a group see the same keys: they are more queries of one head
+    seen, past_weight = _fused(q.reshape(1, k.shape[0], -1, q.shape[2]), k[None], v[None], scale, causal=False)
+    seen, past_weight = seen[0].reshape(*q.shape[:2], -1), past_weight[0].reshape(q.shape[:2])
+    share = torch.sigmoid(weight - past_weight.T)[..., None]
+    out.copy_(torch.lerp(seen.transpose(0, 1).float(), out.float(), share))
 
 
 def _repeated(states: torch.Tensor, groups: int) -> torch.Tensor:
     return states if groups == 1 else states.repeat_interleave(groups, 0)
 
 
-def _fused(q: Any, k: Any, v: Any, scale: float, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention [heads, tokens, size] and the log-sum-exp of its scores [heads, tokens] (float32)."""
+def _fused(q: Any, k: Any, v: Any, scale: float, *, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention [rows, heads, tokens, size] and the log-sum-exp of its scores [rows, heads, tokens] (float32)."""
     if q.shape[-1] == v.shape[-1] and q.device.type == "cpu":
         fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        out, weight = fused(q[None], k[None], v[None], 0.0, causal, scale=scale)
-        return out[0], weight[0]
+        out, weight = fused(q, k, v, 0.0, causal, scale=scale)
+        return out, weight
     if q.shape[-1] == v.shape[-1] and q.device.type == "cuda":
         fused = torch.ops.aten._scaled_dot_product_efficient_attention
-        out, weight, _, _ = fused(q[None], k[None], v[None], None, True, 0.0, causal, scale=scale)
-        return out[0], weight[0, :, : q.shape[1]]  # it is padded to a multiple of 32
+        out, weight, _, _ = fused(q, k, v, None, True, 0.0, causal, scale=scale)
+        return out, weight[..., : q.shape[2]]  # it is padded to a multiple of 32
     scores = (q @ k.mT).float() * scale
     if causal:
         scores = scores.masked_fill(scores.new_ones(scores.shape[-2:]).triu(1).bool(), -torch.inf)

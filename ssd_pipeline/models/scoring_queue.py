@@ -21,6 +21,7 @@ from ssd_pipeline.models.gather import Gather
 from ssd_pipeline.models.packed import ROOM, Memory, PackedModel, Part, common
 from ssd_pipeline.models.prefix_cache import PrefixCache
 
+TOGETHER = 4  # tokens: so few that all branches share are read with each of them, as reading them alone costs more
 LEAST = 64  # tokens of a pass: a device that has no memory for so few has none
 WINDOW = {"cpu": 1024}  # where more tokens at once are no faster, fewer need less memory
 Measured = list[tuple[list[float], list[int]]]  # log-probabilities and ranks
@@ -92,7 +93,7 @@ class ScoringQueue:
     def _begin(self, index: int, request: Request) -> _Reading | None:
         """The request with a memory of its text; None while those that are being read leave no room for it."""
         shared = beginning(request.texts)
-        tails = sum(len(text.ids) - 1 - len(shared) for text in request.texts)
+        tails = sum(len(text.ids) - 1 - len(shared) + TOGETHER for text in request.texts)
         groups = [request.texts] if tails <= self._window else [(text,) for text in request.texts]
         longest = len(shared) + tails if len(groups) == 1 else max(len(text.ids) for text in request.texts)
         memory = self._cache.lend(request.prompt, shared, (longest + ROOM) * self._model.token_bytes)
@@ -139,9 +140,10 @@ class _Reading:
     def _enter(self) -> None:
         """Begin with the first group. The token before the first scored one is read again: it predicts that one."""
         texts = self._groups[0]
-        self._shared = beginning(texts)
+        shared = beginning(texts)
+        known = min(common(self.memory.ids, shared), *(text.first - 1 for text in texts))
+        self._shared = shared if len(texts) == 1 or len(shared) - known > TOGETHER else shared[:known]
         self._tails = [text.ids[len(self._shared) : -1] for text in texts]
-        known = min(common(self.memory.ids, self._shared), *(text.first - 1 for text in texts))
         self.memory.forget(known)
         self.found += [([], []) for _ in texts]
 
