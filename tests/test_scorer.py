@@ -16,6 +16,7 @@ from fakes import tiny
 from fakes.adapters import adapter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ssd_pipeline.errors import ModelError, RowError
@@ -23,6 +24,7 @@ from ssd_pipeline.models.loading import load_causal_lm
 from ssd_pipeline.models.packed import Part
 from ssd_pipeline.models.prefix_cache import PrefixCache
 from ssd_pipeline.models.scorer import TransformersScorer
+from ssd_pipeline.models.scoring_queue import Request, ScoringQueue, Tokens
 from ssd_pipeline.stage import Model, ModelRuntime, Score, Scored
 
 PROMPT = "<|user|>How many coins?<|assistant|>"
@@ -196,6 +198,26 @@ def test_an_adapter_is_scored_as_part_of_the_model(tmp_path: Path) -> None:
     [[one]] = scored(scorer, Score(PROMPT, "", (CHUNKS[0],)))
     assert list(one.logprobs) == pytest.approx(plain(tmp_path / "merged")(PROMPT, CHUNKS[0]), abs=1e-4)
     assert list(one.logprobs) != pytest.approx(plain(base)(PROMPT, CHUNKS[0]), abs=1e-2)
+
+
+def test_an_adapter_need_not_be_merged(tmp_path: Path) -> None:
+    base = tiny.make(tmp_path / "base")
+    low = adapter(base, tmp_path / "low", 1)
+    scorer = TransformersScorer(Model("student", path=base, adapters=(low,), runtime=ModelRuntime(device="cpu")))
+    [[merged]] = scored(scorer, Score(PROMPT, "", (CHUNKS[0],)))
+    lm = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), low).base_model.model
+    assert any("lora" in name for name, _ in lm.named_modules())
+    text = AutoTokenizer.from_pretrained(base)(PROMPT + CHUNKS[0], add_special_tokens=False)["input_ids"]
+
+    async def ask() -> list[tuple[list[float], list[int]]]:
+        queue = ScoringQueue("student", lm.eval(), cache_gb=1, batch_tokens=1024)
+        try:
+            return await queue.ask(Request(PROMPT, (Tokens(text, len(text) - len(merged.logprobs)),), ranks=False))
+        finally:
+            await queue.close()
+
+    [(logprobs, _)] = asyncio.run(ask())
+    assert logprobs == pytest.approx(list(merged.logprobs), abs=1e-4)
 
 
 def read_by(scorer: TransformersScorer) -> list[int]:
