@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +146,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: plain(v) for k, v in value.items()}
     return value
-
-
-def total_spend(rows: Iterator[Row]) -> Spend:
-    """The sum of the column `spend` over rows (null counts as nothing)."""
-    return sum((Spend(**row["spend"]) for row in rows if row.get("spend")), Spend())

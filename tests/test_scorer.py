@@ -299,9 +299,9 @@ def test_a_text_beyond_the_context_is_an_error_of_its_row_alone(tiny_model: Call
     assert isinstance(bare, RowError)
 
 
-@pytest.mark.parametrize("arch", ["mixtral", "qwen3_moe", "gpt_neox"])
+@pytest.mark.parametrize("arch", ["mixtral", "qwen3_moe", "gpt_neox", "gpt2"])
 def test_experts_and_heads_of_other_makes_are_the_full_forward_pass(arch: str, tmp_path: Path) -> None:
-    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2} if arch != "gpt_neox" else {}
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2} if not arch.startswith("gpt") else {}
     folder = tmp_path / "m"
     tiny.make(folder, arch=arch, **experts)
     ask = Score(PROMPT, "a = 1\n", ("b = 2", "東 12 12"))
@@ -313,6 +313,7 @@ def test_experts_and_heads_of_other_makes_are_the_full_forward_pass(arch: str, t
     ("setting", "says"),
     [
         ({"arch": "gemma2"}, "softcap"),
+        ({"arch": "stablelm"}, "not that of transformers"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "positions"),
     ],
 )

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import MoeModelOutputWithPast
 from transformers.modeling_utils import AttentionInterface
 
 from ssd_pipeline.errors import ModelError
@@ -25,6 +24,7 @@ from ssd_pipeline.errors import ModelError
 NAME = "ssd_packed"
 ROOM = 256  # places: keys and values grow by so many at a time
 SLICE = 1 << 24  # logits in float32 at once: 64 MB
+FOREIGN = "its attention is not that of transformers; serve it with vLLM (api: completions)"
 KNOWN = {"is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states", "return_dict"}
 States = tuple[torch.Tensor, torch.Tensor]  # keys and values [heads, places, size]
 
@@ -130,7 +130,7 @@ class PackedModel:
         with torch.inference_mode():
             self.measure([probe], ranks=False)
         if len(probe.states) != lm.config.get_text_config().num_hidden_layers:
-            raise ModelError("its attention is not that of transformers; serve it with vLLM (api: completions)")
+            raise ModelError(FOREIGN)
         self._like = probe.states
 
     @property
@@ -188,8 +188,21 @@ class PackedModel:
 class _Given(torch.nn.Module):
     """Stands in the place of a model's body and gives back what it is given."""
 
-    def forward(self, *_: Any, inputs_embeds: Any = None, **__: Any) -> MoeModelOutputWithPast:
-        return MoeModelOutputWithPast(last_hidden_state=inputs_embeds)  # with all that any head asks for
+    def forward(self, *_: Any, inputs_embeds: Any = None, **__: Any) -> _Output:
+        return _Output(inputs_embeds)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What a body gives back: its last hidden states, and None for all else that any head passes on."""
+
+    last_hidden_state: torch.Tensor
+
+    def __getitem__(self, _: Any) -> torch.Tensor:
+        return self.last_hidden_state
+
+    def __getattr__(self, _: str) -> None:
+        return None
 
 
 def _head(lm: Any) -> Any:
@@ -266,12 +279,14 @@ def attend(
     mask: torch.Tensor | None,
     *,
     scaling: float,
-    packed: Packed,
+    packed: Packed | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **rest: Any,
 ) -> tuple[torch.Tensor, None]:
     """The attention function of transformers: query [1, heads, row, size] -> output [1, row, heads, size]."""
+    if packed is None:
+        raise ModelError(FOREIGN)
     unknown = [name for name, said in rest.items() if said is not None and name not in KNOWN]
     if unknown or mask is not None:
         raise ModelError(f"its attention has {', '.join(unknown) or 'a mask'}: it would be scored wrongly")
