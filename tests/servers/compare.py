@@ -27,6 +27,7 @@ from typing import Any
 
 from serving import LLAMACPP, SERVERS, VLLM, Recorder, Server, Told, recorded, started
 
+from ssd_pipeline.models.loading import load_tokenizer
 from ssd_pipeline.models.pieces import piece_seed
 from ssd_pipeline.models.rendering import prompts
 from ssd_pipeline.models.scorer import TransformersScorer
@@ -104,7 +105,7 @@ class Judge:
         self.found = found
         self.scorer = TransformersScorer(MODEL)
         self.prompts = prompts(MODEL)
-        self.tokenizer = self.scorer._tokenizer
+        self.tokenizer = load_tokenizer(MODEL)
 
     def generated(self, seen: Recorder) -> dict[tuple[str, int], Generated]:
         """Each recorded branch, by the text before it and its seed."""
