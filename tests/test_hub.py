@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import importlib.util
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,10 +13,11 @@ from pathlib import Path
 import pytest
 from fakes.hub import FakeHub
 from fakes.hub_client import at_home
+from huggingface_hub import constants, file_download
 
 from ssd_pipeline.errors import HubError, RunError
 from ssd_pipeline.store import hub as client
-from ssd_pipeline.store import splits
+from ssd_pipeline.store import pace, splits
 
 
 @pytest.fixture
@@ -97,6 +101,48 @@ def test_a_silent_hub_does_not_hang_for_ever(hub: FakeHub, monkeypatch: pytest.M
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize("path", ["GET .*refs", "GET .*tree/", "GET .*README.md", "GET /get/"])
+def test_a_hub_that_sends_byte_by_byte_is_given_up(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    """No single read is late here: only the sum of them says that this will take a day."""
+    commit = hub.add("me/data", {"README.md": b"r" * 400, "a.parquet": b"1" * 400})
+    hub.fault(path, times=99, slow=0.02)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.2)
+    call = (client.versions, "me/data", "dataset")
+    if "refs" not in path:
+        call = (client.snapshot, "me/data", "dataset", commit, ["*"])
+    with pytest.raises(HubError, match=r"almost nothing comes through .* \(\d+ bytes in 0 s\); what was done so far"):
+        call[0](*call[1:])
+    assert len(hub.asked(path)) == 2, "it is tried once more, and not for ever"
+
+
+def test_a_hub_that_takes_an_upload_drop_by_drop_is_given_up(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.fault("PUT", times=99, slow=0.1)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.15)
+    monkeypatch.setattr(pace, "SLOWEST", 10**7)
+    with pytest.raises(HubError, match=r"almost nothing comes through"):
+        publish({"a.parquet": b"1" * (16 << 20)})
+    assert not hub.asked("POST .*commit")
+
+
+def test_a_slow_line_is_waited_for(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = hub.add("me/data", {"a.txt": b"1" * 40})
+    hub.fault("GET .*a.txt", times=99, slow=0.01)
+    monkeypatch.setattr(pace, "WINDOW_S", 0.1)
+    monkeypatch.setattr(pace, "SLOWEST", 1)
+    assert (client.snapshot("me/data", "dataset", commit, ["*"]) / "a.txt").read_bytes() == b"1" * 40
+
+
+def test_a_repo_that_others_are_making_for_ever_is_waited_for_and_then_given_up(hub: FakeHub) -> None:
+    """huggingface_hub itself asks again at once, without a pause or an end."""
+    hub.fault("POST /api/repos/create", times=10_000, status=409, error=f"Cannot create repo: {pace.BUSY}")
+    with pytest.raises(HubError, match="others changed me/data at the same time, many times in a row"):
+        publish({"m.json": b"1"})
+    assert len(hub.asked("POST /api/repos/create")) == client.CONFLICTS
+    hub.faults.clear()
+    hub.fault("POST /api/repos/create", times=2, status=409, error=f"Cannot create repo: {pace.BUSY}")
+    assert publish({"m.json": b"1"})
+
+
 def test_a_snapshot_holds_what_matches_and_large_files_see_no_token(hub: FakeHub) -> None:
     commit = hub.add("them/set", {"a.parquet": b"P" * 5000, "b [1].txt": b"b", "c.txt": b"c"})
     folder = client.snapshot("them/set", "dataset", commit, client.exactly(["a.parquet", "b [1].txt"]))
@@ -123,12 +169,63 @@ def test_a_cut_download_goes_on_and_is_whole(hub: FakeHub) -> None:
     assert (folder / "a.parquet").read_bytes() == b"0123456789" * 1000
 
 
+def test_a_disk_that_fills_up_on_the_way_is_told_with_its_bytes_and_what_has_come_is_kept(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = hub.add("them/set", {f"{name}.parquet": name.encode() * 1234 for name in "abc"})
+    fetch = file_download.http_get
+
+    def full(url: str, *args: object, **kwargs: object) -> None:
+        if "name=b.parquet" in url:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fetch(url, *args, **kwargs)
+
+    with monkeypatch.context() as filled:
+        filled.setattr(file_download, "http_get", full)
+        with pytest.raises(
+            HubError, match=r": 1,234 bytes are still needed in .* \(HF_HOME\) and [\d,]+ are free: make"
+        ):
+            client.snapshot("them/set", "dataset", commit, ["*"])
+    sent = len(hub.asked("GET /get/"))
+    client.snapshot("them/set", "dataset", commit, ["*"])
+    assert len(hub.asked("GET /get/")) == sent + 1
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.txt"])
 def test_a_file_altered_in_the_download_cache_is_never_used(hub: FakeHub, name: str) -> None:
     commit = hub.add("them/set", {name: b"0123456789"})
     path = client.snapshot("them/set", "dataset", commit, ["*"]) / name
     path.resolve().write_bytes(b"012345678X")
     with pytest.raises(HubError, match="altered"):
+        client.snapshot("them/set", "dataset", commit, ["*"])
+
+
+def test_where_the_hub_announces_xet_files_still_go_by_http_and_no_token_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """hf_xet is a client of its own, without our ends; this Hub would not answer it, and count that as a failure."""
+    assert importlib.util.find_spec("hf_xet"), "else huggingface_hub has nothing to choose"
+    constants.HF_HUB_DISABLE_XET = False  # for good: whoever needs a client has to set it again
+    client._patient_clients.cache_clear()
+    with FakeHub(xet=True) as hub, at_home(hub, tmp_path / "home", monkeypatch, hub.token("me")):
+        commit = publish({"a.parquet": b"P" * 5000, "m.json": b"{}"})
+        folder = client.snapshot("me/data", "dataset", commit, ["*.parquet"])
+        assert (folder / "a.parquet").read_bytes() == b"P" * 5000
+        assert {s.method for s in hub.seen if s.port == "cdn"} == {"PUT", "GET"}
+        assert all(s.token is None for s in hub.seen if s.port == "cdn")
+
+
+def test_a_blob_that_clients_with_xet_share_is_taken_for_what_it_is(hub: FakeHub, tmp_path: Path) -> None:
+    """They keep it once for all repos, under a name of their own, and a repo's blob is a link to it."""
+    commit = hub.add("them/set", {"a.parquet": b"0123456789"})
+    blob = Path(os.path.realpath(client.snapshot("them/set", "dataset", commit, ["*"]) / "a.parquet"))
+    shared = tmp_path / "home" / "hub" / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(shared)
+    assert (client.snapshot("them/set", "dataset", commit, ["*"]) / "a.parquet").read_bytes() == b"0123456789"
+    shared.write_bytes(b"012345678X")
+    with pytest.raises(HubError, match=f"altered in the download cache: remove {blob.name} there"):
         client.snapshot("them/set", "dataset", commit, ["*"])
 
 

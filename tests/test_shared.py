@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -25,6 +26,7 @@ from fakes.sharing import RECIPE, REPO, Person, replaced, tags
 from ssd_pipeline.errors import RunError, UserErrors
 from ssd_pipeline.looking import push_artifacts
 from ssd_pipeline.sharing import Sharing
+from ssd_pipeline.store import durable
 from ssd_pipeline.store import hub as client
 
 
@@ -385,6 +387,30 @@ def test_a_full_disk_is_told_with_its_bytes(
     with pytest.raises(RunError, match=r"1,\d\d\d bytes are needed and 10 are free: make room"):
         bob.run()
     assert not hub.asked("GET /get/")
+
+
+@pytest.mark.filterwarnings("ignore:Not enough free disk space")
+def test_a_disk_that_fills_up_while_an_artifact_is_kept_is_told_too(
+    hub: FakeHub, ann: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann.run()
+    bob.plan()
+    free = iter([10**9])
+
+    def full(file: object, data: bytes) -> None:
+        cause = OSError(errno.ENOSPC, "No space left on device")
+        raise durable.store_error(cause, "write it") from cause
+
+    with monkeypatch.context() as filled:
+        filled.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free, 10)))
+        filled.setattr(durable, "append", full)
+        with pytest.raises(RunError, match=r"1,\d\d\d bytes are needed and 10 are free: make room.*, run again"):
+            bob.run()
+    assert not list(bob.store.addresses())
+    assert not list((bob.store.root / "staging").glob("*"))
+    fetched = len(hub.asked("GET /get/"))
+    bob.run(only=("numbers",))
+    assert len(hub.asked("GET /get/")) == fetched, "what came through is kept by the download cache"
 
 
 # --------------------------------------------------------------------------------------- several at once

@@ -9,6 +9,7 @@ its hash, and the digest is taken over the rows again. This file does not know h
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -173,6 +174,8 @@ def restore(store: Store, folder: Path, said: Mapping[str, Any], where: str) -> 
     except (StoreError, HubError) as cause:
         with suppress(StoreError):
             durable.remove(staging)
+        if isinstance(cause.__cause__, OSError) and cause.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
+            room(store, said, where)
         raise type(cause)(f"{where}: {cause}") from cause
 
 

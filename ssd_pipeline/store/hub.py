@@ -11,13 +11,16 @@ not know stages, artifacts or what is in the files.
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import functools
 import glob
 import hashlib
 import json
+import os
 import random
 import re
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,23 +43,36 @@ FAILURES = 4  # how often a call may end in a server error or a dropped connecti
 LONGEST_WAIT_S = 60.0
 CONFLICT = (409, 412)
 COMMIT = re.compile(r"[0-9a-f]{40}")
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @functools.cache
 def _patient_clients() -> None:
-    """Give every client of huggingface_hub in this process time-outs, once, and no bars; its request hooks stay."""
+    """Give every client of huggingface_hub in this process an end, once, and no bars; its own hooks stay."""
     import httpx2
-    from huggingface_hub import set_client_factory
+    from huggingface_hub import constants, set_client_factory
     from huggingface_hub.utils import disable_progress_bars
     from huggingface_hub.utils._http import default_client_factory
+
+    from ssd_pipeline.store.pace import pace_answer, pace_request
 
     def client() -> httpx2.Client:
         made = default_client_factory()
         made.timeout = httpx2.Timeout(ANSWER_S, connect=CONNECT_S)
+        hooks = made.event_hooks
+        made.event_hooks = {
+            "request": [*hooks["request"], pace_request],
+            "response": [*hooks["response"], pace_answer],
+        }
         return made
 
     set_client_factory(client)
+    # Xet would send and fetch large files by a client of its own (hf_xet), which knows none of these ends: it took four
+    # minutes to say that nobody listens, and ten were not enough where nobody answers (compare xet-core issue 898). LFS
+    # over HTTP stays open to clients without it, also for repos that are kept by Xet.
+    constants.HF_HUB_DISABLE_XET = True
     disable_progress_bars()
+    warnings.filterwarnings("ignore", "Not enough free disk space")  # said when it happens, with what to do
     warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # an adapter's loss curve
 
 
@@ -77,6 +93,8 @@ def _patiently(call: Callable[[], Answer], conflicts: int = 1) -> Answer:
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
+    from ssd_pipeline.store.pace import TooSlow
+
     lost = failures = 0
     while True:
         try:
@@ -89,7 +107,8 @@ def _patiently(call: Callable[[], Answer], conflicts: int = 1) -> Answer:
                 raise
             wait = _told(cause.response.headers)
         except (httpx2.TransportError, json.JSONDecodeError) as cause:  # or a proxy's page in the place of an answer
-            failures, wait = failures + (2 if isinstance(cause, httpx2.TimeoutException) else 1), 0.0
+            slow = isinstance(cause, (httpx2.TimeoutException, TooSlow))
+            failures, wait = failures + (2 if slow else 1), 0.0
             if failures >= FAILURES:
                 raise
         backoff = 0.5 * 2 ** min(lost + failures, 5) * random.uniform(0.5, 1.0)
@@ -138,21 +157,41 @@ def snapshot(repo: str, repo_type: RepoType, commit: str, patterns: Sequence[str
     if not COMMIT.fullmatch(commit):
         raise HubError(f"{repo}@{commit}: not a commit, and anything else may change")
     _patient_clients()
+    download = functools.partial(
+        snapshot_download, repo, repo_type=repo_type, revision=commit, allow_patterns=list(patterns)
+    )
     with asking(f"download {repo}@{commit[:8]}", repo):
-        download = functools.partial(snapshot_download, repo, repo_type=repo_type, revision=commit)
-        folder = Path(_patiently(lambda: download(allow_patterns=list(patterns))))
+        try:
+            folder = Path(_patiently(download))
+        except OSError as cause:
+            if cause.errno not in NO_ROOM:
+                raise
+            raise HubError(f"cannot download {repo}@{commit[:8]}: {_no_room(download(dry_run=True))}") from cause
+    exact = {re.sub(r"\[([*?[])\]", r"\1", pattern) for pattern in patterns}  # ten thousand paths are no square then
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+        if path.is_file() and (name in exact or any(fnmatch.fnmatch(name, pattern) for pattern in patterns)):
             _unaltered(path, f"{repo}@{commit[:8]}: {name}")
     return folder
 
 
+def _no_room(files: Sequence[Any]) -> str:
+    """How much is missing and what to do, of files that tell their size and whether they are still to come."""
+    from huggingface_hub import constants
+
+    needed = sum(file.file_size for file in files if file.will_download)
+    cache = Path(constants.HF_HUB_CACHE)
+    free = shutil.disk_usage(next(place for place in (cache, *cache.parents) if place.exists())).free
+    room = f"{needed:,} bytes are still needed in the download cache (HF_HOME) and {free:,} are free"
+    return f"{room}: make room and run the same command again, what has come is kept"
+
+
 def _unaltered(path: Path, what: str) -> None:
-    """The cache names its blobs by git sha1 or sha256; the library compares lengths alone."""
-    kept = path.resolve()
-    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", kept.name) and kept.name not in _described(kept).values():
-        raise HubError(f"{what} was altered in the download cache: remove {kept.name} there and run again")
+    """The cache names its blobs by git sha1 or sha256; the library compares lengths alone. (Behind the blob there may
+    be another link, to a file that clients with Xet share and name in their own way.)"""
+    kept = Path(os.readlink(path)).name if path.is_symlink() else ""
+    if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", kept) and kept not in _described(path).values():
+        raise HubError(f"{what} was altered in the download cache: remove {kept} there and run again")
 
 
 def _described(content: Path | bytes) -> dict[str, Any]:
@@ -242,7 +281,7 @@ def publish(
                     "never moved: choose another name"
                 )
             return standing
-        _patiently(lambda: api().create_repo(repo, repo_type=repo_type, private=private, exist_ok=True))
+        _patiently(lambda: api().create_repo(repo, repo_type=repo_type, private=private, exist_ok=True), CONFLICTS)
         commit = _patiently(lambda: _commit_once(repo, repo_type, files, delete, message, private), CONFLICTS)
         if differing(repo, repo_type, commit, said):
             raise HubError(f"{repo}: commit {commit[:8]} does not hold what was sent; no version was made of it")

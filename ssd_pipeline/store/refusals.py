@@ -6,7 +6,6 @@ This file does not know what was asked for.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,8 +24,13 @@ def asking(what: str, repo: str) -> Iterator[None]:
     with boundary(HubError, what):
         try:
             yield
-        except (httpx2.HTTPError, HFValidationError, OSError) as cause:
-            raise HubError(f"cannot {what}: {_reason(cause, repo)}", unreachable=_unreachable(cause)) from cause
+        except (httpx2.HTTPError, HFValidationError, OSError, RuntimeError) as cause:
+            failed: BaseException = cause
+            if isinstance(cause, RuntimeError):  # the client's word for an upload that failed
+                if not isinstance(cause.__cause__, (httpx2.HTTPError, OSError)):
+                    raise
+                failed = cause.__cause__
+            raise HubError(f"cannot {what}: {_reason(failed, repo)}", unreachable=_unreachable(failed)) from cause
 
 
 def _unreachable(error: BaseException | None) -> bool:
@@ -45,10 +49,12 @@ def _reason(error: BaseException, repo: str) -> str:
     """Why, in the words of the user's world; never a header or a signed URL, which a library's message may hold."""
     from huggingface_hub import errors
 
+    from ssd_pipeline.store.pace import TooSlow
+
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__ is not None:
         return _reason(error.__cause__, repo)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk of the download cache (HF_HOME) is full: free some space and run again"
+    if isinstance(error, TooSlow):
+        return f"almost nothing comes through to the Hub or from it ({error}); what was done so far is kept, try again"
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is gated: accept its terms on its page, then log in (`hf auth login` or HF_TOKEN)"
     if isinstance(error, errors.RevisionNotFoundError):

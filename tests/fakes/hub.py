@@ -26,7 +26,8 @@ from fakes.hub_repos import Blob, Refusal, Repo, entry, is_lfs
 @dataclass
 class Fault:
     """What goes wrong with matching requests. `after`: the request is carried out first. `body`: what is sent in the
-    place of the right bytes; fewer than announced are followed by the end of the connection."""
+    place of the right bytes; fewer than announced are followed by the end of the connection. `slow`: the seconds before
+    each byte of the answer, and before each 64 kB of the request are taken."""
 
     pattern: str
     times: int
@@ -35,6 +36,8 @@ class Fault:
     after: bool
     before: Callable[[], None] | None
     body: Callable[[bytes], bytes] | None
+    slow: float
+    error: str
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,11 @@ class Seen:
 
 
 class FakeHub:
-    """Start with `with FakeHub() as hub`; `hub.url` is HF_ENDPOINT."""
+    """Start with `with FakeHub() as hub`; `hub.url` is HF_ENDPOINT. `xet`: large files are said to be kept there too,
+    but who asks for it is not answered."""
 
-    def __init__(self, page: int = 1000) -> None:
-        self.page = page
+    def __init__(self, page: int = 1000, *, xet: bool = False) -> None:
+        self.page, self.xet = page, xet
         self.repos: dict[tuple[str, str], Repo] = {}
         self.tokens: dict[str, tuple[str, bool]] = {}
         self.store: dict[str, bytes] = {}
@@ -100,11 +104,13 @@ class FakeHub:
         after: bool = False,
         before: Callable[[], None] | None = None,
         body: Callable[[bytes], bytes] | None = None,
+        slow: float = 0.0,
+        error: str = "played",
     ) -> None:
         """The next `times` requests whose `METHOD path` matches are refused with a status, or dropped without one;
         with `before` alone, something else happens first and the request is answered as ever; with `body`, other bytes
-        are sent."""
-        self.faults.append(Fault(pattern, times, status, headers or {}, after, before, body))
+        are sent; with `slow`, the right ones, one by one."""
+        self.faults.append(Fault(pattern, times, status, headers or {}, after, before, body, slow, error))
 
     def asked(self, pattern: str) -> list[Seen]:
         """The requests so far whose `METHOD path` matches."""
@@ -130,8 +136,6 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_DELETE = do_HEAD = do_GET
 
     def _answer(self) -> None:
-        size = int(self.headers.get("Content-Length") or 0)
-        self.body = self.rfile.read(size)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         self.token = token
         line = f"{self.command} {self.path}"
@@ -140,9 +144,12 @@ class _Handler(BaseHTTPRequestHandler):
             fault = next((f for f in self.hub.faults if f.times > 0 and re.search(f.pattern, line)), None)
             if fault:
                 fault.times -= 1
+        self.slow = fault.slow if fault else 0.0
+        self.body = self._taken(int(self.headers.get("Content-Length") or 0))
         if fault and fault.before:
             fault.before()
-        broken = fault is not None and (fault.status is not None or (fault.before is None and fault.body is None))
+        played = fault is not None and (fault.before or fault.body or fault.slow)
+        broken = fault is not None and (fault.status is not None or not played)
         try:
             if fault and broken and not fault.after:
                 return self._break(fault)
@@ -155,12 +162,23 @@ class _Handler(BaseHTTPRequestHandler):
             status, data = refusal.status, {"error": refusal.message}
         self._send(status, data, headers, fault.body if fault else None)
 
+    def _pause(self) -> None:
+        if self.slow:
+            threading.Event().wait(self.slow)  # and not time.sleep, which tests take away from the clients
+
+    def _taken(self, size: int) -> bytes:
+        body = b""
+        while len(body) < size:
+            self._pause()
+            body += self.rfile.read(min(1 << 16, size - len(body)))
+        return body
+
     def _break(self, fault: Fault) -> None:
         if fault.status is None:
             self.close_connection = True
             self.connection.close()
         else:
-            self._send(fault.status, {"error": "played"}, fault.headers)
+            self._send(fault.status, {"error": fault.error}, fault.headers)
 
     def _send(
         self, status: int, data: Any, headers: Mapping[str, str], changed: Callable[[bytes], bytes] | None = None
@@ -179,7 +197,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             sent = changed(body[first:last]) if changed else body[first:last]
-            self.wfile.write(sent)
+            step = 1 if self.slow else max(1, len(sent))
+            for start in range(0, len(sent), step):
+                self._pause()
+                self.wfile.write(sent[start : start + step])
+                self.wfile.flush()
             self.close_connection = self.close_connection or len(sent) < last - first
 
     # ------------------------------------------------------------------------------------------------ routes
@@ -260,7 +282,9 @@ class _Handler(BaseHTTPRequestHandler):
                     found[path] = entry(path, blob)
         if prefix and not found:
             raise Refusal(404, "EntryNotFound", f"{folder} does not exist")
-        entries = list(found.values())
+        entries = [
+            {**one, "xetHash": one["lfs"]["oid"]} if self.hub.xet and "lfs" in one else one for one in found.values()
+        ]
         start = int(query.get("cursor", ["0"])[0])
         more = {}
         if start + self.hub.page < len(entries):
@@ -358,6 +382,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.store[blob.sha256] = blob.data
         place = f"{self.hub.cdn}/get/{blob.sha256}?signature=secret&name={quote(path, safe='')}"
         linked = {"X-Linked-ETag": f'"{blob.sha256}"', "X-Linked-Size": str(len(blob.data)), "Location": place}
+        if self.hub.xet:
+            token = f"{self.hub.url}/api/{prefix or 'models/'}{repo}/xet-read-token/{commit.oid}"
+            linked |= {"X-Xet-Hash": blob.sha256, "Link": f'<{token}>; rel="xet-auth"'}
         return 302, b"", {**known, **linked}
 
     def get(self, oid: str) -> Any:

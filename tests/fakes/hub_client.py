@@ -29,7 +29,6 @@ def at_home(hub: FakeHub, home: Any, monkeypatch: Any, token: str | None) -> Ite
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
     monkeypatch.setattr(_http, "time", Clock())
@@ -45,7 +44,6 @@ def client_environment(hub: FakeHub, home: Any, token: str | None) -> dict[str, 
         "HF_ENDPOINT": hub.url,
         "HF_HOME": str(home),
         "HF_DATASETS_CACHE": str(home / "datasets"),
-        "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_UPDATE_DOWNLOAD_COUNTS": "0",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
