@@ -7,6 +7,7 @@ import importlib.util
 import os
 import threading
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from fakes.hub import FakeHub
 from fakes.hub_client import at_home
 from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http as http
 
 from ssd_pipeline.errors import HubError, RunError
 from ssd_pipeline.store import hub as client
@@ -141,6 +143,16 @@ def test_a_repo_that_others_are_making_for_ever_is_waited_for_and_then_given_up(
     hub.faults.clear()
     hub.fault("POST /api/repos/create", times=2, status=409, error=f"Cannot create repo: {pace.BUSY}")
     assert publish({"m.json": b"1"})
+
+
+def test_a_wait_that_the_hub_tells_the_client_itself_is_bounded(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(type(http.time), "sleep", staticmethod(waits.append))
+    hub.fault("POST .*preupload", status=429, headers={"Retry-After": "86400"})
+    hub.fault("POST .*preupload", status=429, headers={"RateLimit": '"api";r=0;t=7200'})
+    hub.fault("POST .*preupload", status=429, headers={"RateLimit": '"api";r=0;t=20'})
+    assert publish({"m.json": b"1"})
+    assert waits == [pace.LONGEST_WAIT_S + 1, pace.LONGEST_WAIT_S + 1, 21.0]
 
 
 def test_a_snapshot_holds_what_matches_and_large_files_see_no_token(hub: FakeHub) -> None:
@@ -278,6 +290,38 @@ def test_files_of_a_split_without_a_card_follow_their_names(
 ) -> None:
     commit = hub.add("them/set", dict.fromkeys(names, b"x"))
     assert splits.split_files("them/set", commit, None, split) == [names[i] for i in expected]
+
+
+FORMS = [unicodedata.normalize(form, "données/train é.jsonl") for form in ("NFC", "NFD")]
+
+
+@pytest.mark.parametrize("names", [*([name] for name in FORMS), FORMS], ids=["composed", "decomposed", "both"])
+def test_names_in_either_form_of_unicode_are_taken_as_they_are(hub: FakeHub, names: list[str]) -> None:
+    commit = hub.add("them/set", {name: b"%d" % place for place, name in enumerate(names)})
+    found = splits.split_files("them/set", commit, None, "train")
+    assert sorted(found) == sorted(names)
+    folder = client.snapshot("them/set", "dataset", commit, client.exactly(found))
+    assert [(folder / name).read_bytes() for name in names] == [b"%d" % place for place in range(len(names))]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil", "a/../../../../evil", "a\\..\\evil", "/evil", "C:/evil", "C:evil", "a:b/evil", "\0evil"]
+)
+def test_names_that_lead_out_of_a_folder_are_refused(hub: FakeHub, tmp_path: Path, name: str) -> None:
+    commit = hub.add("them/set", {name: b"evil"})
+    with pytest.raises(HubError, match="download them/set@"):
+        client.snapshot("them/set", "dataset", commit, client.exactly([name]))
+    evil = [path for path in tmp_path.parent.rglob("*") if path.is_file() and path.read_bytes() == b"evil"]
+    assert all(path.is_relative_to(tmp_path / "home" / "hub" / "datasets--them--set" / "blobs") for path in evil)
+
+
+def test_ten_thousand_files_are_listed_and_only_what_is_wanted_comes(hub: FakeHub) -> None:
+    files = {f"data/x/part-{i:05d}.jsonl": b"%d" % i for i in range(10_000)}
+    commit = hub.add("me/data", files, private=True)
+    folder = client.snapshot("me/data", "dataset", commit, ["data/x/part-0999?.jsonl"])
+    assert len(list((folder / "data" / "x").iterdir())) == 10
+    publish({"data/x/part-00000.jsonl": b"new"}, delete=("data/x/*",))
+    assert set(held(hub, "v1")) == {"data/x/part-00000.jsonl"}
 
 
 def test_loading_scripts_are_refused(hub: FakeHub) -> None:

@@ -85,6 +85,19 @@ def test_a_rename_is_found_and_a_part_of_the_work_is_enough(hub: FakeHub, ann: P
     assert made["total"]["address"] in tags(hub)
 
 
+def test_the_instances_of_a_sweep_are_shared_too(hub: FakeHub, tmp_path: Path) -> None:
+    text = "sweep: {stages.twice.factor: [2, 3]}\n" + RECIPE
+    made = Person(tmp_path / "ann", text).run()
+    bob = Person(tmp_path / "bob", text)
+    assert set(bob.statuses().values()) == {"remote"}
+    assert {n: e["digest"] for n, e in bob.run().items()} == {n: e["digest"] for n, e in made.items()}
+    assert bob.executions() == 0
+    paths = hub.repos["dataset", REPO].find("main").files
+    assert {path.split("/")[1] for path in paths if path.startswith("data/twice")} == {
+        f"twice-factor-{factor}{table}" for factor in (2, 3) for table in ("", ".bits")
+    }
+
+
 def test_only_what_is_needed_is_fetched(hub: FakeHub, ann: Person, bob: Person) -> None:
     ann.run()
     assert set(bob.run(only=("total",))) == {"total"}
@@ -212,7 +225,7 @@ def test_the_hub_is_waited_for_as_it_says(hub: FakeHub, ann: Person, monkeypatch
     hub.fault("POST .*commit/", status=429, headers={"RateLimit": '"api";r=0;t=21'})
     hub.fault("POST .*tag/", status=429, headers={"Retry-After": "86400"})
     ann.run()
-    assert [w for w in waits if w > 5] == [7.0, 22.0, client.LONGEST_WAIT_S]
+    assert [w for w in waits if w > 5] == [7.0, 22.0, 60]
 
 
 def test_off_line_what_is_here_works_and_the_rest_says_so(

@@ -50,6 +50,11 @@ def leaving(
     return made, {f"data/{output}/{name}": data / name for name in rest}
 
 
+def plain_name(output: str) -> str:
+    """The name of an output in a repo: without the brackets of a sweep's instance, which are patterns there."""
+    return re.sub(r"[^\w.-]+", "-", output, flags=re.ASCII).strip("-")
+
+
 def placed(config: str, shards: Sequence[Path]) -> dict[str, Path]:
     """Shards by their path in a data set repo."""
     return {f"data/{config}/train-{i:05d}-of-{len(shards):05d}.parquet": shard for i, shard in enumerate(shards)}

@@ -40,7 +40,6 @@ Content = bytes | Path | Callable[[bytes | None], bytes]  # a function is given 
 CONNECT_S, ANSWER_S = 10.0, 60.0  # the client library itself waits for ever
 CONFLICTS = 10  # how often somebody else may be faster
 FAILURES = 4  # how often a call may end in a server error or a dropped connection
-LONGEST_WAIT_S = 60.0
 CONFLICT = (409, 412)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -51,7 +50,7 @@ def _patient_clients() -> None:
     """Give every client of huggingface_hub in this process an end, once, and no bars; its own hooks stay."""
     import httpx2
     from huggingface_hub import constants, set_client_factory
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, logging
     from huggingface_hub.utils._http import default_client_factory
 
     from ssd_pipeline.store.pace import pace_answer, pace_request
@@ -71,6 +70,8 @@ def _patient_clients() -> None:
     # minutes to say that nobody listens, and ten were not enough where nobody answers (compare xet-core issue 898). LFS
     # over HTTP stays open to clients without it, also for repos that are kept by Xet.
     constants.HF_HUB_DISABLE_XET = True
+    if logging.get_verbosity() == logging.WARNING:  # which would show signed URLs, and names of what is merely optional
+        logging.set_verbosity_error()
     disable_progress_bars()
     warnings.filterwarnings("ignore", "Not enough free disk space")  # said when it happens, with what to do
     warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # an adapter's loss curve
@@ -93,7 +94,7 @@ def _patiently(call: Callable[[], Answer], conflicts: int = 1) -> Answer:
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError
 
-    from ssd_pipeline.store.pace import TooSlow
+    from ssd_pipeline.store.pace import LONGEST_WAIT_S, TooSlow, told_wait
 
     lost = failures = 0
     while True:
@@ -105,7 +106,7 @@ def _patiently(call: Callable[[], Answer], conflicts: int = 1) -> Answer:
             failures += status in TRANSIENT
             if status not in CONFLICT + TRANSIENT or lost >= conflicts or failures >= FAILURES:
                 raise
-            wait = _told(cause.response.headers)
+            wait = told_wait(cause.response.headers)
         except (httpx2.TransportError, json.JSONDecodeError) as cause:  # or a proxy's page in the place of an answer
             slow = isinstance(cause, (httpx2.TimeoutException, TooSlow))
             failures, wait = failures + (2 if slow else 1), 0.0
@@ -113,17 +114,6 @@ def _patiently(call: Callable[[], Answer], conflicts: int = 1) -> Answer:
                 raise
         backoff = 0.5 * 2 ** min(lost + failures, 5) * random.uniform(0.5, 1.0)
         time.sleep(min(max(wait, backoff), LONGEST_WAIT_S))
-
-
-def _told(headers: Mapping[str, str]) -> float:
-    """How many seconds the Hub asks to wait."""
-    from huggingface_hub.utils import parse_ratelimit_headers
-
-    limit = parse_ratelimit_headers(headers)
-    if limit is not None and limit.remaining == 0:
-        return limit.reset_in_seconds + 1
-    said = headers.get("retry-after", "")
-    return float(said) if said.isdigit() else 0.0
 
 
 # -------------------------------------------------------------------------------------------------- reading

@@ -2,18 +2,20 @@
 
 A time-out bounds a single read, so a server that sends one byte every few seconds is never late, and a download of it
 never ends. The bodies of requests and answers are therefore given up when a whole window of time brought almost
-nothing; a slow line is far above that. So is a loop of the client's own, which asks for a new repo again at once, and
-for ever, while the Hub says that somebody else is making one. This file does not know what is asked for.
+nothing; a slow line is far above that. Two habits of the client itself get an end here too: it asks for a new repo
+again at once, and for ever, while the Hub says that somebody else is making one; and it sleeps for as long as it is
+told, be it a day. This file does not know what is asked for.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import httpx2
-from huggingface_hub.utils import hf_raise_for_status
+from huggingface_hub.utils import hf_raise_for_status, parse_ratelimit_headers
 
+LONGEST_WAIT_S = 60
 WINDOW_S = 60.0
 SLOWEST = 1000  # bytes a second, on the mean of a window
 BUSY = "another conflicting operation is in progress"
@@ -51,8 +53,21 @@ def pace_request(request: httpx2.Request) -> None:
 
 
 def pace_answer(answer: httpx2.Response) -> None:
-    """A hook of the client: what comes is paced, and a busy Hub is a conflict for the caller (HfHubHTTPError)."""
+    """A hook of the client: what comes is paced, a wait that the Hub tells is a minute at most, and a Hub that is busy
+    making a repo is a conflict for the caller (HfHubHTTPError)."""
     if isinstance(answer.stream, httpx2.SyncByteStream):
         answer.stream = Paced(answer.stream)
+    if told_wait(answer.headers) > LONGEST_WAIT_S:
+        answer.headers.pop("ratelimit", None)
+        answer.headers["retry-after"] = str(LONGEST_WAIT_S)
     if answer.status_code == 409 and BUSY in answer.read().decode("utf-8", "replace"):
         hf_raise_for_status(answer)
+
+
+def told_wait(headers: Mapping[str, str]) -> float:
+    """How many seconds the Hub asks to wait."""
+    limit = parse_ratelimit_headers(headers)
+    if limit is not None and limit.remaining == 0:
+        return limit.reset_in_seconds + 1
+    said = headers.get("retry-after", "")
+    return float(said) if said.isdigit() else 0.0

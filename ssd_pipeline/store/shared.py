@@ -85,7 +85,7 @@ class Shared:
 
     def push(self, store: Store, found: Artifact, output: str) -> str:
         """Publish an artifact under its address, or find it there; the commit. Raises HubError."""
-        record, address = store.verified(found).record, found.address
+        record, address, output = store.verified(found).record, found.address, bundle.plain_name(output)
         repo_type: hub.RepoType = "model" if record["rows"] is None else "dataset"
         above = bundle.lineage(store, record)
         place = f"manifests/{output}.{address}.json"
