@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_pipeline.contexts import Inputs, Pool, RowWork, StageWork
-from ssd_pipeline.errors import RunError, StoreError
+from ssd_pipeline.errors import RunError, StoreError, boundary
 from ssd_pipeline.events import Listen, finished_event
 from ssd_pipeline.graph import price_of
 from ssd_pipeline.isolated import Workers
@@ -117,7 +117,8 @@ class StageRun:
             found = self.plan.store.find(address)
             if isinstance(found, Artifact) and not wanted <= set(journal):
                 self.plan.store.verified(found)
-                adopt(journal, wanted, finished_before(found.directory, kind.adds))
+                with boundary(StoreError, f"the rows of {address} cannot be taken over; `ssd rm {address}` removes it"):
+                    adopt(journal, wanted, finished_before(found.directory, kind.adds))
 
     async def _drive(
         self, kind: RowStage, inputs: list[Input], keyed: list[Keyed], journal: Journal, tally: Tally

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+from ssd_pipeline.errors import RunError, boundary
 from ssd_pipeline.names import stage_of
 from ssd_pipeline.planner import Plan, most_cost
 from ssd_pipeline.resolver import Planned
@@ -184,7 +186,8 @@ class Display:
         tokens = [amount(spend.get(k)) if taught else "" for k in ("bought", "kept", "pruned")]
         when = f"{event['seconds']:.1f} s" if event["computed"] else "cached"
         rows, address = amount(event["rows"]), self._address(event["address"])
-        return clean(event["stage"]), rows, _outcome(event), *tokens, when, address
+        with _showing(event):
+            return clean(event["stage"]), rows, _outcome(event), *tokens, when, address
 
     def _address(self, address: str | None) -> str:
         """The whole address where there is room, else its 16 digits, which `ssd show` takes too."""
@@ -197,9 +200,10 @@ class Display:
         for event in (e for e in self._finished if e["kind"] == "evaluate"):
             modes = event["summary"]
             model = getattr(self._plan.document.stages[event["stage"]].params, "model", "")
-            tokens = " / ".join(f"{m['tokens']:.0f}" for m in modes.values() if m["tokens"] is not None)
-            shown = [_interval(modes.get(mode)) for mode in ("greedy", "sampled")]
-            several = _of_several(modes.get("sampled", {}))
+            with _showing(event):
+                tokens = " / ".join(f"{m['tokens']:.0f}" for m in modes.values() if m["tokens"] is not None)
+                shown = [_interval(modes.get(mode)) for mode in ("greedy", "sampled")]
+                several = _of_several(modes.get("sampled", {}))
             rows.append((clean(event["stage"]), clean(model), amount(event["rows"]), *shown, tokens, several))
         if rows:
             heads = ["evaluation", "model", "problems", "greedy % (95%)", "sampled % (95%)", "tokens", "of several %"]
@@ -213,9 +217,16 @@ class Display:
             stage = self._plan.document.stages[event["stage"]]
             said = stage.params.baseline
             baselines = (said,) if isinstance(said, str) else said
-            heads, *rows = comparison(event["summary"]["table"], stage.inputs, baselines)
+            with _showing(event):
+                heads, *rows = comparison(event["summary"]["table"], stage.inputs, baselines)
             self._screen.line()
             self._screen.table(heads, [list(map(clean, row)) for row in rows], right=heads[2:])
+
+
+def _showing(event: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """What a record says of its stage has no form, and the record may be somebody else's. Raises RunError."""
+    way_on = f"`ssd rm --force {event['address']}` removes it, --no-hub-cache makes it here"
+    return boundary(RunError, f"{event['stage']}: what its record says of it cannot be shown ({way_on})")
 
 
 def _served(served: Mapping[str, Any]) -> str:

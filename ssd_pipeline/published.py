@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from ssd_pipeline import card
-from ssd_pipeline.errors import HubError, StoreError, user_error
+from ssd_pipeline.errors import HubError, StoreError, boundary, user_error
 from ssd_pipeline.store import bundle, hub
 from ssd_pipeline.store.local import PULLED, Artifact, Store
+from ssd_pipeline.store.manifest import ADDRESS, misfit, read_manifest
 from ssd_pipeline.store.shared import Remote, Shared
 
 REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
@@ -46,9 +47,9 @@ def pull(repo: str, output: str | None = None, version: str | None = None) -> Pu
     when the Hub cannot be asked or a file is not what its manifest says.
     """
     repo_type, commit = _commit(repo, version)
-    pattern = f"*.{version}.json" if bundle.ADDRESS.fullmatch(str(version)) else "*.json"
+    pattern = f"*.{version}.json" if ADDRESS.fullmatch(str(version)) else "*.json"
     folder = hub.snapshot(repo, repo_type, commit, [f"manifests/{pattern}"])
-    found = [bundle.read(path) for path in sorted((folder / "manifests").glob(pattern))]
+    found = [read_manifest(path) for path in sorted((folder / "manifests").glob(pattern))]
     tables = {config: said for said in found for config in said["tables"] or [said["output"]]}
     if not tables:
         raise HubError(f"{repo}@{version} was not published by ssd_pipeline: use datasets.load_dataset")
@@ -101,9 +102,11 @@ def _commit(repo: str, version: str | None) -> tuple[hub.RepoType, str]:
 def keep(pulled: Pulled, store: Store) -> list[Artifact]:
     """Put a pulled artifact into the store, with those it was made from as far as the repo has them: a run finds them
     as if they had been made here. Of the others the content is remembered, by which a plan knows what stands on them.
-    [] for a part of an artifact, which no run would make."""
+    [] for a part of an artifact, which no run would make. Raises HubError, StoreError."""
     if not pulled.manifest["whole"]:
         return []
+    if problem := misfit(pulled.manifest, pulled.manifest["record"]["address"]):
+        raise HubError(f"{pulled.repo}@{pulled.version}: {problem}; it is not used")
     shared, kept, contents = Shared(pulled.repo), [], dict(store.remembered(PULLED, "contents"))
     remote: Remote | str | None = Remote(pulled.repo_type, pulled.commit, pulled.manifest)
     for record in [pulled.manifest["record"], *pulled.manifest["above"]]:
@@ -127,8 +130,9 @@ def load(repo: str, output: str | None = None, *, version: str | None = None) ->
     pulled = pull(repo, output, version)
     if pulled.rows is None:
         raise user_error(f"{pulled.output} is an adapter: name it in `models:`, or load it with peft", key="OUTPUT")
-    # Not load_dataset: from a warm cache it may give another revision's rows.
-    return Dataset(pa.concat_tables([pq.read_table(path) for path in pulled.files]))
+    with boundary(HubError, f"{repo}@{version}: {pulled.output}"):
+        # Not load_dataset: from a warm cache it may give another revision's rows.
+        return Dataset(pa.concat_tables([pq.read_table(path) for path in pulled.files]))
 
 
 def listing(repo: str) -> Iterator[tuple[str, ...]]:
@@ -136,12 +140,17 @@ def listing(repo: str) -> Iterator[tuple[str, ...]]:
     lines = []
     for repo_type in ("dataset", "model"):
         for version, commit in hub.versions(repo, repo_type).items():
-            pattern = f"*.{version}.json" if bundle.ADDRESS.fullmatch(version) else "*.json"
+            pattern = f"*.{version}.json" if ADDRESS.fullmatch(version) else "*.json"
             folder = hub.snapshot(repo, repo_type, commit, [f"manifests/{pattern}"]) / "manifests"
-            for said in map(bundle.read, sorted(folder.glob(pattern))):
+            for path in sorted(folder.glob(pattern)):
+                try:
+                    said = read_manifest(path)
+                except HubError as cause:  # the others can be had
+                    lines.append(("", version, str(cause), "", "", ""))
+                    continue
                 records = [said["record"], *said["above"]]
                 rows = {name: table["rows"] for name, table in said["tables"].items()} or {said["output"]: None}
-                made = str(said["record"].get("ended") or "")
+                made = said["record"]["ended"]
                 for name, count in rows.items():
                     shown = "" if count is None else f"{count:,}"
                     models = (card.model_of(records, role) or "" for role in ("student", "teacher"))

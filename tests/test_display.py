@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from fakes.bench import Bench
 
 from ssd_pipeline.display import Display
+from ssd_pipeline.errors import RunError
 from ssd_pipeline.screen import Screen
+from ssd_pipeline.stages.compare import CompareParams
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,30 @@ def test_the_rows_of_verify_answers_add_up(
     display.listen({"event": "run_finished", "seconds": 0.1})
     (line,) = (line for line in shown.getvalue().splitlines() if line.startswith("verified  "))
     assert " ".join(line.split()) == f"verified 6 {says} 0.1 s a"
+
+
+@pytest.mark.parametrize(
+    ("kind", "summary"),
+    [
+        ("evaluate", {"greedy": None}),
+        ("evaluate", {"greedy": {"accuracy": "high", "tokens": 1.0}}),
+        ("evaluate", {"sampled": {"accuracy": None, "tokens": None, "pass_at": [1]}}),
+        ("compare", {"table": [{}]}),
+        ("compare", {"table": 3}),
+        ("train_sft", {"left_out": {}, "rows": 3}),
+        ("train_sft", {"left_out": 3}),
+        ("verify_answers", {"verdicts": {"correct": None}}),
+        ("load_problems", {"notes": [3]}),
+    ],
+)
+def test_what_a_stranger_s_record_tells_cannot_break_the_tables(bench: Bench, kind: str, summary: dict) -> None:
+    plan = bench.plan()
+    plan.document.stages["it"] = replace(plan.document.stages["twice"], params=CompareParams(baseline="numbers"))
+    event = {"stage": "it", "kind": kind, "rows": 6, "computed": 0, "reused": 6, "seconds": 0.1, "address": "a-1"}
+    event |= {"fates": {}, "errors": {}, "served": {}, "spend": {}, "paid": {"bought": 0, "cost": None}}
+    display = Display(Screen(io.StringIO()), plan)
+    display.listen({"event": "stage_finished", "summary": summary, **event})
+    with pytest.raises(
+        RunError, match=r"it: what its record says .* \(`ssd rm --force a-1` removes it, --no-hub-cache"
+    ):
+        display.listen({"event": "run_finished", "seconds": 0.1})

@@ -109,7 +109,8 @@ def test_a_manifest_names_every_file_with_its_hash_and_no_private_place(hub: Fak
         "data/branches/train-00000-of-00001.parquet",
     }
     for path, said in listed.items():
-        assert said == {"sha256": hashlib.sha256(files[path].data).hexdigest(), "size": len(files[path].data)}
+        assert said["sha256"] == hashlib.sha256(files[path].data).hexdigest()
+        assert said["size"] == len(files[path].data)
     everything = b"".join(blob.data for blob in files.values())
     assert b"10.0.0.1" not in everything
     assert str(tmp_path).encode() not in everything

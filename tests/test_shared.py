@@ -282,7 +282,7 @@ def change(data: bytes, **changes: object) -> bytes:
 
 
 def files(path: str, name: str = "a") -> dict:
-    return {"tables__numbers__files": {path: {"size": 1, "sha256": "0", "name": name}}}
+    return {"tables__numbers__files": {path: {"size": 1, "sha256": "0" * 64, "name": name}}}
 
 
 TAMPERED = {
@@ -290,8 +290,8 @@ TAMPERED = {
     "newer record": ({"record__format": 99}, "written by a newer ssd_pipeline: upgrade"),
     "another address": ({"record__address": "load_numbers-0000000000000000"}, "belongs to another address"),
     "another key": ({"record__key": "0" * 64}, "not asked for under this address"),
-    "another question": ({"record__identity": {"kind": "load_numbers"}}, "not asked for under this address"),
-    "another fingerprint": ({"record__fingerprint": "0" * 64}, "fingerprint is not that of what was asked"),
+    "another question": ({"record__identity__params": {"limit": 6}}, "not asked for under this address"),
+    "another fingerprint": ({"record__fingerprint": "0" * 64}, "not asked for under this address"),
     "a part": ({"whole": False}, "a part of an artifact"),
     "no tables": ({"tables": 3}, "not a manifest of ours"),
     "a size": (files("data/numbers/train-00000-of-00001.parquet"), "is missing in me/cache or is not what"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +22,7 @@ from ssd_pipeline.crossed import crossed
 from ssd_pipeline.errors import RunError
 from ssd_pipeline.intervals import p_value, paired
 from ssd_pipeline.names import instance, labels_of, selects, stage_of
-from ssd_pipeline.records import Fate, arrow_schema, column, plain
+from ssd_pipeline.records import Fate, Spend, arrow_schema, column, plain
 from ssd_pipeline.stage import DataName, Input, InputName, Params, StageContext, Summary, WholeStage
 from ssd_pipeline.stages.evaluate import Score, share_correct
 
@@ -222,12 +222,13 @@ def _of_records(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]
     """The data stages of one model in one: tokens are added, and of the rest the last that tells counts."""
     fates: Mapping[str, int] = {}
     summary: dict[str, Any] = {}
+    spends = [record.get("spend", asdict(Spend())) for record in records]
     for record in records:
         fates = record.get("fates") or fates
         summary |= {name: value for name, value in record["summary"].items() if value is not None}
     return {
-        "bought": sum(record["spend"]["bought"] for record in records) if records else None,
-        "kept": sum(record["spend"]["kept"] for record in records) if records else None,
+        "bought": sum(spend["bought"] for spend in spends) if records else None,
+        "kept": sum(spend["kept"] for spend in spends) if records else None,
         "length": summary.get("mean_tokens"),
         "correct": summary.get("share_correct"),
         "given_up": fates.get(Fate.given_up, 0) / sum(fates.values()) if fates else None,

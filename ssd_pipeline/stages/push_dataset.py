@@ -22,6 +22,7 @@ from ssd_pipeline.errors import HubError, RunError
 from ssd_pipeline.records import Row
 from ssd_pipeline.stage import EffectStage, Input, Params, StageContext, Summary
 from ssd_pipeline.store import artifact, bundle, durable, hub
+from ssd_pipeline.store.manifest import ADDRESS, read_manifest
 from ssd_pipeline.store.refusals import asking
 
 REPO = re.compile(r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?/[A-Za-z0-9_](?:[\w.-]*[A-Za-z0-9_])?", re.ASCII)
@@ -44,7 +45,7 @@ class PushDataset(Params):
         repo = self.repo
         if not REPO.fullmatch(repo) or len(repo) > 96 or "--" in repo or ".." in repo or repo.endswith(".git"):
             yield ("repo",), f"{repo!r} is not the name of a repo on the Hub: owner/name, 96 characters at most"
-        taken = self.version == "main" or hub.COMMIT.fullmatch(self.version) or bundle.ADDRESS.fullmatch(self.version)
+        taken = self.version == "main" or hub.COMMIT.fullmatch(self.version) or ADDRESS.fullmatch(self.version)
         if taken or not VERSION.fullmatch(self.version):
             yield ("version",), f"{self.version!r} cannot name a version: letters, digits, '.', '_', '-'; not main"
 
@@ -60,9 +61,8 @@ def run(params: PushDataset, ctx: StageContext) -> Summary:
             delete += [f"data/{table.name}/*" for table in tables] + [f"manifests/{given.name}.*.json"]
             rows += sum(table.rows for table in tables)
             manifest = f"manifests/{given.name}.json"
-            whole = not _filtered(given) and "files" in given.record
             told = (given.name, given.digest, given.record, given.above, tables, beside)
-            files[manifest] = bundle.manifest(*told, whole=whole)
+            files[manifest] = bundle.manifest(*told, whole=not _filtered(given))
             shown = [bundle.shareable(one) for one in (given.record, *given.above)]
             outputs.append(card.Output(given.name, given.digest, tables, shown[0], shown[1:], manifest))
         said = {name: getattr(params, name) for name in ("license", "pretty_name", "description")}
@@ -103,7 +103,7 @@ def ready(params: PushDataset) -> str:
 def _digest(path: Path) -> str | None:
     """The digest that a manifest names; None for a file that is no manifest of ours."""
     try:
-        return str(bundle.read(path)["digest"])
+        return str(read_manifest(path)["digest"])
     except HubError:
         return None
 

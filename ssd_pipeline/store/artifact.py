@@ -197,9 +197,9 @@ def content_of(directory: Path, record: Mapping[str, Any], without: Collection[s
     return content.hexdigest()
 
 
-def count(directory: Path) -> int:
+def count(directory: Path, table: str = "rows") -> int:
     """How many rows there are."""
-    return sum(1 for _ in read_rows(directory, columns=read_schema(directory).names[:1]))
+    return sum(1 for _ in read_rows(directory, table, columns=read_schema(directory, table).names[:1]))
 
 
 def complete(files: Sequence[Mapping[str, Any]], tables: Mapping[str, Mapping[str, Any]]) -> None:

@@ -3,8 +3,8 @@
 Files travel as they are, byte for byte, so that what is fetched is the artifact that was made: tables as shards that
 `load_dataset` finds, everything else beside them. A manifest holds the record, each file's place, size and sha256, and
 the lineage. Nothing in it is a place of a machine: recipe texts travel without their `runtime:`. What comes back is
-believed in nothing: its names are plain, an adapter is safetensors, the key follows from the record, every byte has
-its hash, and the digest is taken over the rows again. This file does not know how a Hub is spoken to.
+believed in nothing: its manifest is of our form (manifest.py), every byte has its hash, the digest is taken over the
+rows again, and the tables beside them belong to them. This file does not know how a Hub is spoken to.
 """
 
 from __future__ import annotations
@@ -22,15 +22,11 @@ from typing import Any
 import yaml
 
 from ssd_pipeline.card import Config
-from ssd_pipeline.errors import HubError, StoreError
+from ssd_pipeline.errors import HubError, StoreError, boundary
 from ssd_pipeline.store import artifact, durable
-from ssd_pipeline.store.identity import digest_of, file_digest
+from ssd_pipeline.store.identity import file_digest
 from ssd_pipeline.store.local import Artifact, Store
-
-FORMAT = 1
-ADDRESS = re.compile(r"[a-z_]+-[0-9a-f]{16}")
-_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
-_ADAPTER = (".safetensors", ".json", ".parquet")  # a pickle runs code when it is loaded
+from ssd_pipeline.store.manifest import FORMAT, listed, misfit
 
 
 def leaving(
@@ -97,39 +93,6 @@ def manifest(
     return json.dumps(said, indent=1, sort_keys=True, ensure_ascii=False).encode()
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A manifest. Raises HubError for anything else, and for one of a newer ssd_pipeline."""
-    try:
-        said = json.loads(path.read_bytes())
-        if said["format"] > FORMAT or said["record"].get("format", 0) > artifact.FORMAT:
-            raise HubError(f"{path.name} was written by a newer ssd_pipeline: upgrade to use it")
-        if not all(isinstance(said[key], kind) for key, kind in (("output", str), ("tables", dict), ("record", dict))):
-            raise ValueError("not of our form")
-        record, tables = said["record"], [*said["tables"].values(), {"files": said["beside"]}]
-        if not isinstance(record.get("rows"), int | None) or not all(isinstance(one, dict) for one in said["above"]):
-            raise ValueError("not of our form")
-        _ = [one.items() for one in record.get("inputs", [])], [one["name"] for one in record.get("files", [])]
-        for table in tables:
-            for name, one in table["files"].items():
-                if not _plain(name) or (said["whole"] and not _NAME.fullmatch(one["name"])):
-                    raise HubError(f"{path.name} names a file {name!r}, which no manifest of ours does")
-                if not (isinstance(one["sha256"], str) and isinstance(one["size"], int)):
-                    raise ValueError("not of our form")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
-        raise HubError(f"{path.name} is not a manifest of ours ({type(cause).__name__})") from cause
-    return dict(said)
-
-
-def _plain(path: str) -> bool:
-    return all(_NAME.fullmatch(part) for part in path.split("/"))
-
-
-def listed(said: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every file of a manifest by its path in the repo."""
-    tables = [table["files"] for table in said["tables"].values()]
-    return {path: one for files in [*tables, said["beside"]] for path, one in files.items()}
-
-
 def unaltered(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str) -> None:
     """Are these the files that were published? Raises HubError naming the first that is not."""
     for name, said in files.items():
@@ -138,24 +101,6 @@ def unaltered(folder: Path, files: Mapping[str, Mapping[str, Any]], where: str) 
             raise HubError(f"{where}: the manifest lists {name}, and it is not there")
         if path.stat().st_size != said["size"] or file_digest(path) != said["sha256"]:
             raise HubError(f"{where}: {name} is not the file that was published; it is not used")
-
-
-def misfit(said: Mapping[str, Any], address: str, key: str | None = None) -> str | None:
-    """Why a manifest cannot stand for the artifact of an address: its key must follow from what it says was asked."""
-    record = said["record"]
-    if not said["whole"]:
-        return "it holds a part of an artifact"
-    if record.get("address") != address or not record.keys() >= artifact.NEEDED | {"identity", "inputs"}:
-        return "its record belongs to another address"
-    inputs = [{k: v for k, v in one.items() if k != "address"} for one in record["inputs"]]
-    own = digest_of({"stage": record["identity"], "inputs": inputs})
-    if record["key"] != own or address != f"{record['kind']}-{own[:16]}" or key not in (None, own):
-        return "its record was not asked for under this address"
-    if record["fingerprint"] != digest_of(record["identity"]):
-        return "its fingerprint is not that of what was asked"
-    if record["rows"] is None and not all(f["name"].endswith(_ADAPTER) for f in record["files"]):
-        return f"an adapter is files of {', '.join(_ADAPTER)}: pickles are never loaded, save it as safetensors"
-    return None
 
 
 def restore(store: Store, folder: Path, said: Mapping[str, Any], where: str) -> Artifact:
@@ -167,21 +112,36 @@ def restore(store: Store, folder: Path, said: Mapping[str, Any], where: str) -> 
     unaltered(folder, files, where)
     staging = store.staging(record["address"])
     try:
-        for path, one in files.items():
-            _copy(folder / path, staging / "data" / one["name"])
-        artifact.verify(staging, record)
-        said_of = (record["content"], record["digest"])
-        taken = (artifact.content_of(staging, record, without) for without in ((), record.get("measured", ())))
-        rows = None if record["rows"] is None else artifact.count(staging)
-        if tuple(taken) != said_of or record["rows"] != rows:
-            raise HubError(f"{where}: the rows are not those that the record names; they are not used")
-        return store.commit(staging, record)
+        with boundary(HubError, "what it holds cannot be read"):
+            for path, one in files.items():
+                _copy(folder / path, staging / "data" / one["name"])
+            artifact.verify(staging, record)
+            if odd := _untrue(staging, record):
+                raise HubError(f"{odd}; they are not used")
+            return store.commit(staging, record)
     except (StoreError, HubError) as cause:
         with suppress(StoreError):
             durable.remove(staging)
         if isinstance(cause.__cause__, OSError) and cause.__cause__.errno in (errno.ENOSPC, errno.EDQUOT):
             room(store, said, where)
         raise type(cause)(f"{where}: {cause}") from cause
+
+
+def _untrue(staging: Path, record: Mapping[str, Any]) -> str | None:
+    """What of the rows, or of what stands beside them, is not as the record has it."""
+    rows, keys = record["rows"], staging / "data" / "keys.bin"
+    taken = (artifact.content_of(staging, record, without) for without in ((), record["measured"]))
+    if tuple(taken) != (record["content"], record["digest"]) or (rows is not None and rows != artifact.count(staging)):
+        return "the rows are not those that the record names"
+    if keys.is_file() and keys.stat().st_size != 16 * (rows or 0):
+        return "the row keys are not those of the rows"
+    if rows is not None and "rows" not in record["tables"]:
+        return "the record names no rows"
+    for name, told in record["tables"].items():
+        owned = rows is None or name == "rows" or "row" in artifact.read_schema(staging, name).names
+        if not owned or artifact.count(staging, name) != told["rows"]:
+            return f"the rows of {name} are not those that the record names"
+    return None
 
 
 def _copy(source: Path, target: Path) -> None:

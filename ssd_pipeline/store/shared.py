@@ -16,6 +16,7 @@ from ssd_pipeline import card
 from ssd_pipeline.errors import HubError
 from ssd_pipeline.store import bundle, hub
 from ssd_pipeline.store.local import Artifact, Store
+from ssd_pipeline.store.manifest import listed, misfit, read_manifest
 
 
 @dataclass(frozen=True)
@@ -70,9 +71,9 @@ class Shared:
     def _looked_up(self, repo_type: hub.RepoType, address: str, key: str | None) -> Remote | str:
         commit = self._tags[repo_type][address]
         said = _manifest(self.repo, repo_type, commit, address)
-        if problem := bundle.misfit(said, address, key):
+        if problem := misfit(said, address, key):
             return problem
-        if other := hub.differing(self.repo, repo_type, commit, bundle.listed(said)):
+        if other := hub.differing(self.repo, repo_type, commit, listed(said)):
             return f"{other} is missing in {self.repo} or is not what its manifest says"
         return Remote(repo_type, commit, said)
 
@@ -80,7 +81,7 @@ class Shared:
         """Download an artifact, verify it and put it into the store. Raises HubError, StoreError."""
         where, said = f"{self.repo}@{remote.commit[:8]}", remote.manifest
         bundle.room(store, said, where)
-        files = hub.exactly(list(bundle.listed(said)))
+        files = hub.exactly(list(listed(said)))
         return bundle.restore(store, hub.snapshot(self.repo, remote.repo_type, remote.commit, files), said, where)
 
     def push(self, store: Store, found: Artifact, output: str) -> str:
@@ -131,4 +132,4 @@ def _manifest(repo: str, repo_type: hub.RepoType, commit: str, address: str) -> 
     found = list(folder.glob(f"*.{address}.json"))
     if len(found) != 1:
         raise HubError(f"{repo}@{commit[:8]} holds no manifest of {address}: somebody else made this tag")
-    return bundle.read(found[0])
+    return read_manifest(found[0])

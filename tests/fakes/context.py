@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssd_pipeline.identities import artifact_key
 from ssd_pipeline.records import Row
 from ssd_pipeline.stage import Input, Model, StageRef
 from ssd_pipeline.store import artifact
+from ssd_pipeline.store.identity import digest_of
 
 
 @dataclass
@@ -65,17 +67,34 @@ def finished(
             if all(row[key] in allowed for key, allowed in (where or {}).items()):
                 yield row
 
+    identity = {"kind": "verify_answers", "version": 1, "params": {"timeout_s": 5}}
+    inputs = [{"content": "c" * 64}]
+    key = artifact_key(identity, inputs)
     record = {
+        "format": artifact.FORMAT,
         "kind": "verify_answers",
-        "address": f"verify_answers-{told['rows']['content'][:16]}",
-        "identity": {"kind": "verify_answers", "version": 1, "params": {"timeout_s": 5}},
-        "inputs": [{"content": "c" * 64, "address": "sample_branches-0123456789abcdef"}],
+        "address": f"verify_answers-{key[:16]}",
+        "key": key,
+        "fingerprint": digest_of(identity),
+        "identity": identity,
+        "inputs": [{**inputs[0], "address": "sample_branches-0123456789abcdef"}],
+        "uses": [],
         "rows": told["rows"]["rows"],
         "content": told["rows"]["content"],
         "digest": told["rows"]["digest"],
         "tables": told,
+        "measured": [],
+        "files": artifact.describe_files(root / "data"),
         "summary": {"correct": 2},
-        "recipe": {"texts": {"r.yaml": "runtime: {models: {teacher: {endpoints: [http://10.0.0.1]}}}"}},
+        "recipe": {
+            "name": "r",
+            "stage": name,
+            "texts": {"r.yaml": "runtime: {models: {teacher: {endpoints: [http://10.0.0.1]}}}"},
+        },
+        "tools": {},
+        "started": "2026-11-24T00:00:00Z",
+        "ended": "2026-11-24T00:00:01Z",
+        "seconds": 1.0,
     }
     digest = told["rows"]["digest"] + (repr(sorted(where.items())) if where else "")
     return Input(name, record["kind"], record["address"], root / "data", record, 1.0, read, digest)
