@@ -28,6 +28,7 @@ from ssd_pipeline.looking import push_artifacts
 from ssd_pipeline.sharing import Sharing
 from ssd_pipeline.store import durable
 from ssd_pipeline.store import hub as client
+from ssd_pipeline.store.manifest import listed
 
 
 @pytest.fixture
@@ -363,6 +364,38 @@ def test_rows_that_the_record_does_not_name_are_refused(hub: FakeHub, ann: Perso
     with pytest.raises(RunError, match="the rows are not those that the record names"):
         bob.run()
     assert list(bob.store.addresses()) == []
+
+
+def table(**columns: list) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("keys.bin", b"16 bytes a row, no less", "the row keys are not those of the rows"),
+        ("rows-00000.parquet", b"PAR1 no table PAR1", "what it holds cannot be read: ArrowInvalid"),
+        ("bits-00000.parquet", table(place=[0] * 11, bit=[1] * 11), "the rows of bits are not those that the record"),
+        ("bits-00000.parquet", table(row=[0], place=[0], bit=[1]), "the rows of bits are not those that the record"),
+    ],
+)
+def test_files_with_hashes_that_fit_but_of_another_form_are_refused(
+    hub: FakeHub, ann: Person, bob: Person, name: str, data: bytes, says: str
+) -> None:
+    address = ann.run()["twice"]["address"]
+    place = f"manifests/twice.{address}.json"
+    said = json.loads(hub.repos["dataset", REPO].find(address).files[place].data)
+    told = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "name": name}
+    (path,) = (path for path, one in listed(said).items() if one["name"] == name)
+    for files in (said["beside"], *(one["files"] for one in said["tables"].values())):
+        files.update({path: told} if path in files else {})
+    said["record"]["files"] = [told if one["name"] == name else one for one in said["record"]["files"]]
+    replaced(hub, address, {path: data, place: json.dumps(said).encode()})
+    with pytest.raises(RunError, match=f"twice: me/cache@.*{says}.*--no-hub-cache"):
+        bob.run()
+    assert not [a for a in bob.store.addresses() if a == address]
 
 
 def test_an_adapter_as_a_pickle_is_refused_and_never_opened(hub: FakeHub, ann: Person, bob: Person) -> None:
