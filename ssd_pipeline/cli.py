@@ -1,8 +1,9 @@
 """The command line: a thin listener over plan and run, and the only place that prints, reads argv and exits.
 
 Human text goes to stderr, data (`--json`, `ssd schema`, `ssd show`) to stdout. Exit status: 0 done, 1 failed while
-running (what is finished is kept), 2 the user's mistake (nothing was spent), 130 interrupted. Each ends in one message
-and never in a traceback. Nothing heavy is imported here.
+running (what is finished is kept), 2 it cannot begin (nothing was spent): the user's mistake, or a Hub that must be
+asked first and does not answer, 130 interrupted. Each ends in one message and never in a traceback. Nothing heavy is
+imported here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ssd_pipeline.errors import Interrupted, RunError, UserErrors
+from ssd_pipeline.errors import Interrupted, RunError, Unanswered, UserErrors
 from ssd_pipeline.planner import Choice, Plan, most_cost
 from ssd_pipeline.planner import plan as make_plan
 from ssd_pipeline.runner import run as run_plan
@@ -233,7 +234,8 @@ def ending(work: Callable[[], None], *, as_json: bool) -> None:
             complain(text, as_json=as_json, file=position.file, line=position.line, where=str(position))
         if not as_json:
             count = len(error.mistakes)
-            complain(f"{count} mistake{'s' if count > 1 else ''}. Nothing was run.", as_json=False)
+            mistakes = "" if isinstance(error, Unanswered) else f"{count} mistake{'s' if count > 1 else ''}. "
+            complain(f"{mistakes}Nothing was run.", as_json=False)
         leave(2)
     except RunError as error:
         complain(f"failed: {error}", as_json=as_json)

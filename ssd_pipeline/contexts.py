@@ -89,7 +89,7 @@ class Inputs:
             if root.base is None:
                 break
             root = self._plan.document.models[root.base]
-        commit = self._plan.resolver.commit
+        commit = self._plan.resolver.revisions.commit
         return Model(
             name=name,
             repo=root.repo,
@@ -106,7 +106,7 @@ class Inputs:
         """The commit of a Hub repo that a parameter of the stage names."""
         for path, mark, value in marked(definition.params):
             if isinstance(mark, HubMark) and value == repo:
-                return self._plan.resolver.commit(
+                return self._plan.resolver.revisions.commit(
                     mark.repo_type, repo, sibling(definition.params, path, mark) or "main"
                 )
         raise StoreError(f"{repo} is not named by this stage")
@@ -125,7 +125,7 @@ class Inputs:
             return [adapter.path]
         from ssd_pipeline.store import hub
 
-        commit = self._plan.resolver.commit("model", str(adapter.repo), adapter.revision or "main")
+        commit = self._plan.resolver.revisions.commit("model", str(adapter.repo), adapter.revision or "main")
         return [hub.snapshot(str(adapter.repo), "model", commit, ["adapter_*"])]
 
 

@@ -118,7 +118,7 @@ def _repos(plan: Plan) -> Iterator[Check]:
             if isinstance(mark, HubMark):
                 named[mark.repo_type, value, sibling(definition.params, path, mark) or "main"] = None
     for repo_type, repo, revision in named:
-        yield _tried(f"{repo_type} {repo}@{revision}", plan.resolver.commit, repo_type, repo, revision)
+        yield _tried(f"{repo_type} {repo}@{revision}", plan.resolver.revisions.commit, repo_type, repo, revision)
     cache = plan.document.runtime.hub
     if cache is not None:
         yield _tried(f"cache {cache.repo}", _cache, cache.repo)

@@ -2,6 +2,7 @@
 
     SsdError
     ├── UserErrors       the user's mistakes, all of them at once      exit status 2
+    │   └── Unanswered       what must be known first cannot be asked now: nobody's mistake
     ├── RunError         it failed while running; what is done is kept  exit status 1
     │   ├── EndpointError    a teacher endpoint
     │   ├── ModelError       loading, scoring or training a local model
@@ -56,6 +57,10 @@ class UserErrors(SsdError):
     def __init__(self, mistakes: Sequence[Mistake]) -> None:
         self.mistakes = sorted(set(mistakes))
         super().__init__("\n".join(map(str, self.mistakes)))
+
+
+class Unanswered(UserErrors):
+    """Nothing can be planned, for what must be known first cannot be asked now. As with a mistake nothing was run."""
 
 
 class RunError(SsdError):

@@ -46,9 +46,17 @@ def pull(repo: str, output: str | None = None, version: str | None = None) -> Pu
     `version` is a tag or a commit. Raises UserErrors naming what there is when version or output is missing, HubError
     when the Hub cannot be asked or a file is not what its manifest says.
     """
+    from huggingface_hub.errors import RevisionNotFoundError
+
     repo_type, commit = _commit(repo, version)
     pattern = f"*.{version}.json" if ADDRESS.fullmatch(str(version)) else "*.json"
-    folder = hub.snapshot(repo, repo_type, commit, [f"manifests/{pattern}"])
+    try:
+        folder = hub.snapshot(repo, repo_type, commit, [f"manifests/{pattern}"])
+    except HubError as cause:
+        if isinstance(cause.__cause__, RevisionNotFoundError):  # a rewritten history loses commits
+            known = ", ".join(sorted(hub.versions(repo, repo_type))) or "none"
+            raise user_error(f"there is no commit {commit}; versions of {repo}: {known}", key="VERSION") from cause
+        raise
     found = [read_manifest(path) for path in sorted((folder / "manifests").glob(pattern))]
     tables = {config: said for said in found for config in said["tables"] or [said["output"]]}
     if not tables:

@@ -9,22 +9,21 @@ made. This file does not know which stages were asked for.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ssd_pipeline.errors import HubError, UserErrors, user_error
+from ssd_pipeline.errors import HubError, UserErrors
 from ssd_pipeline.graph import dependencies, recipe_id
 from ssd_pipeline.identities import Identities, Waiting, artifact_key, defaults_of, differences
 from ssd_pipeline.names import labels_of
 from ssd_pipeline.recipe import Document, StageDef
+from ssd_pipeline.revisions import RepoType, Revisions
 from ssd_pipeline.stage import EffectStage, RowStage, WholeStage
 from ssd_pipeline.store.identity import digest_of
 from ssd_pipeline.store.local import PULLED, Artifact, Store
 from ssd_pipeline.store.shared import Remote, Shared
 
-RepoType = Literal["dataset", "model"]
 Status = Literal["hit", "remote", "miss", "waits", "effect"]
 
 
@@ -62,11 +61,9 @@ class Resolver:
         self._takes: dict[str, int] = {}
         self._planned: dict[str, Planned] = {}
         self._last = store.remembered(self.recipe, "stages")
-        self._known = store.remembered(self.recipe, "revisions")
-        self._commits = {} if refresh else dict(self._known)
-        self._notes: list[str] = []
+        self.revisions = Revisions(document, store, self.recipe, refresh=refresh)
         self._contents = store.remembered(PULLED, "contents")
-        self.identities = Identities(document, self._content, self.commit)
+        self.identities = Identities(document, self._content, self.revisions.commit)
 
     def resolve_all(self, order: Iterable[str]) -> dict[str, Planned]:
         """Every stage as it stands now, in the given order (dependencies first)."""
@@ -82,25 +79,6 @@ class Resolver:
         if found is None and planned.known is None:
             raise Waiting(name)
         return str(found.record["content"] if found else planned.known)
-
-    def commit(self, repo_type: RepoType, repo: str, revision: str) -> str:
-        """The commit of a Hub revision, looked up once per recipe (`--refresh` looks again). Raises UserErrors."""
-        if re.fullmatch(r"[0-9a-f]{40}", revision):
-            return revision
-        name = f"{repo_type}:{repo}@{revision}"
-        if name not in self._commits:
-            from ssd_pipeline.store import hub
-
-            try:
-                self._commits[name] = hub.resolve_revision(repo, repo_type, revision)
-            except HubError as cause:
-                if not (cause.unreachable and name in self._known):
-                    advice = "a full commit as `revision`, or a local file or path, needs no Hub"
-                    raise user_error(f"{cause}; {advice}") from cause
-                self._commits[name] = self._known[name]
-                self._notes.append(f"the newest known commit of {repo}@{revision} is taken, {self._known[name][:8]}")
-            self.store.remember(self.recipe, "revisions", self._commits)
-        return str(self._commits[name])
 
     def inputs(self, definition: StageDef) -> list[dict[str, Any]]:
         """What of its inputs goes into a stage's key. Raises Waiting."""
@@ -144,8 +122,10 @@ class Resolver:
         left = f"interrupted, {kept} row{'s are' if kept > 1 else ' is'} kept" if kept else None
         problem = remote if isinstance(remote, str) else self.shared.problem if self.shared else None
         known = self._contents.get(key)
+        if not known:
+            self.revisions.check(definition)
         why = "known from what was pulled, made if its rows are needed" if known else why
-        why = "; ".join(filter(None, (why, left, problem, *self._notes)))
+        why = "; ".join(filter(None, (why, left, problem, *self.revisions.notes)))
         rows = self._expected_rows(definition)
         kind, most = definition.kind.kind, _most(definition, rows)
         return Planned(name, kind, "miss", address, why, key, identity, take, rows=rows, most_tokens=most, known=known)

@@ -16,7 +16,7 @@ from fakes.hub import FakeHub
 from fakes.hub_client import at_home, client_environment
 
 import ssd_pipeline
-from ssd_pipeline.errors import HubError, UserErrors
+from ssd_pipeline.errors import HubError, Unanswered, UserErrors
 from ssd_pipeline.published import keep, listing, pull
 from ssd_pipeline.store.local import Artifact, Store
 
@@ -133,8 +133,54 @@ def test_off_line_a_refresh_takes_the_newest_known_commit_and_says_so(
     planned = ssd_pipeline.plan(tmp_path / "r.yaml", refresh=True).stages["p"]
     assert f"the newest known commit of them/set@main is taken, {commit[:8]}" in planned.why
     (tmp_path / "r2.yaml").write_text(text)
-    with pytest.raises(UserErrors, match=r"HF_HUB_OFFLINE is set; a full commit as `revision`"):
+    with pytest.raises(Unanswered) as told:
         ssd_pipeline.plan(tmp_path / "r2.yaml")
+    (one,) = told.value.mistakes
+    assert f"HF_HUB_OFFLINE is set; a full commit as `revision` (another recipe here took {commit})" in one.message
+    assert (one.key, one.position.line) == ("stages.p.dataset", 2)
+    (tmp_path / "r2.yaml").write_text(text.replace("main", commit))
+    assert ssd_pipeline.plan(tmp_path / "r2.yaml").stages["p"].status == "miss"
+
+
+def test_a_hub_that_does_not_answer_is_nobody_s_mistake(hub: FakeHub, tmp_path: Path) -> None:
+    hub.add("them/set", {"train.jsonl": ONE.encode()})
+    (tmp_path / "recipe.yaml").write_text("stages:\n  p: {uses: load_problems, dataset: them/set}\n")
+    environ = {**client_environment(hub, tmp_path / "other", None), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = call(tmp_path, "recipe.yaml", **environ)
+    assert done.returncode == 2, "nothing was run"
+    place, last = done.stderr.splitlines()
+    assert place.startswith(
+        "recipe.yaml:2:37  stages.p.dataset: cannot look up them/set@main: the Hub cannot be reached"
+    )
+    assert "a full commit as `revision`, or a local file or path, needs no Hub" in place
+    assert last == "Nothing was run."
+
+
+@pytest.mark.parametrize("revision", ["main", None])
+def test_a_commit_that_was_rewritten_away_is_a_mistake_at_the_plan(
+    hub: FakeHub, tmp_path: Path, revision: str | None
+) -> None:
+    commit = hub.add("them/set", {"train.jsonl": ONE.encode()})
+    text = f"stages:\n  p: {{uses: load_problems, dataset: them/set, revision: {revision or commit}}}\n"
+    (tmp_path / "recipe.yaml").write_text(text)
+    ssd_pipeline.plan(tmp_path / "recipe.yaml")
+    repo = hub.repos["dataset", "them/set"]
+    repo.commits.clear()
+    new = hub.add("them/set", {"train.jsonl": (ONE + TWO).encode()})
+    hub.seen.clear()
+    with pytest.raises(UserErrors) as told:
+        ssd_pipeline.plan(tmp_path / "recipe.yaml")
+    (one,) = told.value.mistakes
+    assert f"them/set has no commit {commit} any more" in one.message
+    assert ("which main was when this recipe was first planned" in one.message) == (revision is not None)
+    assert (one.key, one.position.line) == ("stages.p.dataset", 2)
+    assert len(hub.seen) == 1
+    if revision:
+        assert "--refresh takes what it is now" in one.message
+        made = ssd_pipeline.run(ssd_pipeline.plan(tmp_path / "recipe.yaml", refresh=True))["p"]
+        assert made.identity["params"]["dataset"]["revision"] == new
+        repo.commits.clear()
+        assert ssd_pipeline.plan(tmp_path / "recipe.yaml").stages["p"].status == "hit", "what is here needs no Hub"
 
 
 @pytest.mark.parametrize("repo", ["data", "", "../x", "me/data/more", "https://huggingface.co/me/data", "me/da ta"])
@@ -150,6 +196,7 @@ def test_what_names_no_repo_is_a_mistake_and_nobody_is_asked(hub: FakeHub, repo:
         ("problems", None, "which version\\? Versions of me/data: v1"),
         ("problems", "v9", "no version v9; versions of me/data: v1"),
         ("nope", "v1", "no output nope; there are problems"),
+        ("problems", "0" * 40, f"there is no commit {'0' * 40}; versions of me/data: v1"),
     ],
 )
 def test_what_is_missing_is_a_mistake_that_names_what_there_is(

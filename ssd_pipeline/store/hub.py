@@ -137,6 +137,18 @@ def resolve_revision(repo: str, repo_type: RepoType, revision: str) -> str:
     return found
 
 
+def holds(repo: str, repo_type: RepoType, commit: str) -> bool:
+    """Whether a repo has a commit (still). Raises HubError: no such repo, gated, no permission, not reachable."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    with asking(f"look up {repo}@{commit[:8]}", repo):
+        try:
+            _patiently(lambda: _info(repo, repo_type, commit))
+        except RevisionNotFoundError:
+            return False
+    return True
+
+
 def snapshot(repo: str, repo_type: RepoType, commit: str, patterns: Sequence[str]) -> Path:
     """The folder that holds the files of a commit that match (fnmatch); from the local cache where they are there.
 
