@@ -68,7 +68,7 @@ class Display:
         status, style = says[stage.status], STYLES[stage.status]
         if name not in self._needed and stage.status != "hit":
             status, style = "not chosen", "dim"
-        why = (stage.address or "") if stage.status == "hit" else stage.why
+        why = f"{stage.address}{stage.why.removeprefix('cached')}" if stage.status == "hit" else stage.why
         return clean(name), stage.kind, self._screen.styled(status, style), stage.rows, stage.most_tokens, clean(why)
 
     def listen(self, event: Mapping[str, Any]) -> None:

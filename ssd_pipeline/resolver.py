@@ -68,6 +68,7 @@ class Resolver:
     def resolve_all(self, order: Iterable[str]) -> dict[str, Planned]:
         """Every stage as it stands now, in the given order (dependencies first)."""
         self._planned = {name: stage for name, stage in self._planned.items() if stage.status == "hit"}
+        self._origins = self.store.remembered(PULLED, "origins")
         for name in order:
             if name not in self._planned:
                 self._planned[name] = self._resolve(name)
@@ -111,7 +112,9 @@ class Resolver:
         key = artifact_key(identity, inputs)
         address = f"{definition.kind.kind}-{key[:16]}"
         if isinstance(found, Artifact):
-            why = "cached" if not take else f"cached (take {take})"
+            origin = self._origins.get(address) or ["", None]  # where it was fetched, unless it was made anew since
+            why = "cached" + (f" (take {take})" if take else "")
+            why += f", from {origin[0]}" if origin[1] == found.record["ended"] else ""
             kind, rows = definition.kind.kind, found.record.get("rows")
             return Planned(name, kind, "hit", address, why, key, identity, take, found, rows=rows)
         if isinstance(remote, Remote) and self.shared:

@@ -23,8 +23,10 @@ from fakes.hub_repos import Blob
 from fakes.kinds import Doubled, Kinds
 from fakes.sharing import RECIPE, REPO, Person, replaced, tags
 
+from ssd_pipeline.display import Display
 from ssd_pipeline.errors import RunError, UserErrors
 from ssd_pipeline.looking import push_artifacts
+from ssd_pipeline.screen import Screen
 from ssd_pipeline.sharing import Sharing
 from ssd_pipeline.store import durable
 from ssd_pipeline.store import hub as client
@@ -64,6 +66,23 @@ def test_a_colleague_with_a_fresh_store_computes_nothing(hub: FakeHub, ann: Pers
         for path in (ours / "data").iterdir():
             assert path.read_bytes() == (theirs / "data" / path.name).read_bytes()
     assert set(bob.statuses().values()) == {"hit"}
+
+
+def test_a_plan_says_which_repo_an_artifact_comes_from(hub: FakeHub, ann: Person, bob: Person) -> None:
+    address = ann.run()["twice"]["address"]
+    assert bob.plan().stages["twice"].why == "in me/cache"
+    bob.run()
+    commit = tags(hub)[address]
+    assert bob.plan().stages["twice"].why == f"cached, from me/cache@{commit[:8]}"
+    shown = io.StringIO()
+    Display(Screen(shown), bob.plan()).show_plan()
+    assert f"{address}, from me/cache@{commit[:8]}" in shown.getvalue()
+    assert ann.plan().stages["twice"].why == "cached", "hers is her own"
+    bob.store.remove(address)
+    bob.run(hub_cache=False)
+    ended = bob.store.find(address).record["ended"]
+    bob.store.remember("pulled", "origins", {address: ["me/cache@1", f"before {ended}"]})
+    assert bob.plan().stages["twice"].why == "cached"
 
 
 def test_a_plan_lists_each_repo_once_and_a_cached_run_asks_nothing(hub: FakeHub, ann: Person, bob: Person) -> None:

@@ -7,7 +7,8 @@
     work/<key>/                  checkpoints of unfinished stages
     staging/                     what is being built, private to its process
     runs/<recipe>/               commits that revisions were resolved to; what each stage's last artifact was
-    runs/pulled/                 versions.json: the commits of pulled versions; contents.json: of keys that were pulled
+    runs/pulled/                 versions.json: the commits of pulled versions; contents.json: of keys that were pulled;
+                                 origins.json: the repos that artifacts came from
     locks/                       save work, never data
 
 An artifact that is not whole is no hit, and the reason is kept to be shown. This file does not know recipes or stages.

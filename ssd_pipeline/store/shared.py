@@ -15,7 +15,7 @@ from typing import Any
 from ssd_pipeline import card
 from ssd_pipeline.errors import HubError
 from ssd_pipeline.store import bundle, hub
-from ssd_pipeline.store.local import Artifact, Store
+from ssd_pipeline.store.local import PULLED, Artifact, Store
 from ssd_pipeline.store.manifest import listed, misfit, read_manifest
 
 
@@ -82,7 +82,10 @@ class Shared:
         where, said = f"{self.repo}@{remote.commit[:8]}", remote.manifest
         bundle.room(store, said, where)
         files = hub.exactly(list(listed(said)))
-        return bundle.restore(store, hub.snapshot(self.repo, remote.repo_type, remote.commit, files), said, where)
+        kept = bundle.restore(store, hub.snapshot(self.repo, remote.repo_type, remote.commit, files), said, where)
+        origins = store.remembered(PULLED, "origins")
+        store.remember(PULLED, "origins", {**origins, kept.address: [where, kept.record["ended"]]})
+        return kept
 
     def push(self, store: Store, found: Artifact, output: str) -> str:
         """Publish an artifact under its address, or find it there; the commit. Raises HubError."""
