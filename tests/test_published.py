@@ -288,11 +288,15 @@ def test_a_token_is_found_nowhere(hub: FakeHub, tmp_path: Path) -> None:
         done = call(tmp_path, *words, **environ)
         assert done.returncode == 0, done.stderr
         told.append(done.stdout + done.stderr)
-    hub.fault("POST .*commit", times=99, status=403)
-    failed = call(tmp_path, "recipe.yaml", "--set", "stages.out.version=v3", command=SSD_RUN, **environ)
+    hub.fault("POST .*commit", times=99, status=400, error=f"no: Authorization: Bearer {token}, that is {token}!")
+    (tmp_path / "hf2" / "token").write_text(token)
+    del environ["HF_TOKEN"]  # it is found in the file
+    failed = call(tmp_path, "recipe.yaml", "--set", "stages.out.version=v3", **environ)
     assert failed.returncode == 1
+    assert "the Hub answered 400 (no: Authorization: Bearer ***, that is ***!)" in failed.stderr
     told.append(failed.stdout + failed.stderr)
     assert "<TOKEN>" in "".join(told), "the client was debugging"
+    (tmp_path / "hf2" / "token").unlink()
     published = [
         blob.data for repo in hub.repos.values() for commit in repo.commits.values() for blob in commit.files.values()
     ]

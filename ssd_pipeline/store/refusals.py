@@ -1,36 +1,50 @@
 """What the Hub or the way to it refused, in the words of the user's world: which permission is needed, what to do.
 
-A library's own message may hold a header or a signed URL, so none of it is passed on but the server's short reason.
+A library's own message may hold a header or a signed URL, so none of it is passed on but the server's short reason, and
+nothing that looks like a secret.
 This file does not know what was asked for.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ssd_pipeline.errors import HubError, boundary
 
+SECRET = re.compile(r"\bhf_\w{8,}|\beyJ[\w-]+\.[\w.-]+|(?<=Bearer )[^\s,;]+|(?<=\?)\S*(?i:signature|token|key)=\S*")
 TRANSIENT = (408, 429, 500, 502, 503, 504)  # answers that may be others when asked again
 
 
 @contextmanager
 def asking(what: str, repo: str) -> Iterator[None]:
-    """Failures inside become a HubError: what was being done, and why the Hub said no."""
+    """Failures inside become a HubError: what was being done, and why the Hub said no. No secret is in it, though a
+    server may have given one back."""
+    try:
+        with boundary(HubError, what), _worded(what, repo):
+            yield
+    except HubError as failed:
+        failed.args = (SECRET.sub("***", str(failed)),)
+        raise
+
+
+@contextmanager
+def _worded(what: str, repo: str) -> Iterator[None]:
+    """What the client raises, in our words."""
     import httpx2
     from huggingface_hub.errors import HFValidationError
 
-    with boundary(HubError, what):
-        try:
-            yield
-        except (httpx2.HTTPError, HFValidationError, OSError, RuntimeError) as cause:
-            failed: BaseException = cause
-            if isinstance(cause, RuntimeError):  # the client's word for an upload that failed
-                if not isinstance(cause.__cause__, (httpx2.HTTPError, OSError)):
-                    raise
-                failed = cause.__cause__
-            raise HubError(f"cannot {what}: {_reason(failed, repo)}", unreachable=_unreachable(failed)) from cause
+    try:
+        yield
+    except (httpx2.HTTPError, HFValidationError, OSError, RuntimeError) as cause:
+        failed: BaseException = cause
+        if isinstance(cause, RuntimeError):  # the client's word for an upload that failed
+            if not isinstance(cause.__cause__, (httpx2.HTTPError, OSError)):
+                raise
+            failed = cause.__cause__
+        raise HubError(f"cannot {what}: {_reason(failed, repo)}", unreachable=_unreachable(failed)) from cause
 
 
 def _unreachable(error: BaseException | None) -> bool:

@@ -85,7 +85,7 @@ class FakeHub:
 
     def token(self, user: str, *, write: bool = True) -> str:
         """A token of a user."""
-        name = f"hf_test{user}{'w' if write else 'r'}"
+        name = f"hf_testtokenof{user}{'w' if write else 'r'}"
         self.tokens[name] = (user, write)
         return name
 
