@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 
 import pytest
 import yaml
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from ssd_pipeline import card
 from ssd_pipeline.card import Config, Output, Release, render
@@ -164,6 +166,33 @@ def test_foreign_text_does_not_break_out(text: str) -> None:
     ]
     assert len(re.findall(r"^\|.*\|$", prose, re.MULTILINE)) == 7
     assert render(release(outputs=[output], pretty_name=text, license=text), made) == made
+
+
+@pytest.mark.parametrize("text", ["a plain text", *HOSTILE])
+def test_a_card_renders_as_it_is_meant(text: str) -> None:
+    """By a Markdown renderer (rich brings it): two tables, our headings and code, no HTML but our marks, no live link
+    but ours."""
+    record = {**RECORD, "summary": {text: text}, "recipe": {"texts": {text: text}}}
+    output = Output("verified", "d" * 64, [Config("verified", 1, [text])], record, [ABOVE, {"kind": text}], "m.json")
+    made = render(release(outputs=[output], pretty_name=text, description="About it."), None)
+    tokens = MarkdownIt("commonmark").enable("table").parse(card.parts(made)[1])
+    inner = [inline for token in tokens for inline in token.children or ()]
+    fences = [token.info for token in tokens if token.type == "fence"]
+    assert fences == ["json", "json", "python", "sh", "yaml"]
+    assert sum(token.type == "table_open" for token in tokens) == 2
+    heads = [body.content for head, body in pairwise(tokens) if head.type == "heading_open"]
+    assert heads[1:] == [
+        "verified",
+        "What came out",
+        "What was asked",
+        "How to load it",
+        "How to make it again",
+        "Lineage",
+    ]
+    html = [token.content for token in (*tokens, *inner) if token.type.startswith("html")]
+    assert [mark.strip() for mark in html] == [f"<!-- ssd_pipeline:{edge} verified -->" for edge in ("begin", "end")]
+    links = {str(token.attrs["href"]) for token in inner if token.type == "link_open"}
+    assert links == {"https://arxiv.org/abs/2604.02819"}
 
 
 @settings(max_examples=200, deadline=None)

@@ -67,6 +67,15 @@ def test_versions_are_read_back_also_from_a_warm_cache(hub: FakeHub, tmp_path: P
     assert shown == {("v1", "problems", "1"), ("v2", "problems", "2")}
 
 
+def test_a_version_that_cannot_be_read_does_not_hide_the_others(hub: FakeHub, tmp_path: Path) -> None:
+    publish(tmp_path, only=("out",))
+    hub.repos["dataset", "me/data"].tags["v0"] = hub.add("me/data", {"manifests/problems.json": b"{}"})
+    first, second = listing("me/data")
+    assert first[:3] == ("v1", "problems", "1")
+    assert second[0] == "v0"
+    assert "problems.json is not a manifest of ours (KeyError: 'format'); it is not used: ask whoever" in second[1]
+
+
 def test_a_version_never_moves_to_other_rows(hub: FakeHub, tmp_path: Path) -> None:
     publish(tmp_path, only=("out",))
     (tmp_path / "problems.jsonl").write_text(ONE + TWO)
