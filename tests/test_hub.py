@@ -91,15 +91,15 @@ def test_a_silent_hub_does_not_hang_for_ever(hub: FakeHub, monkeypatch: pytest.M
     hub.add("me/data", {"a": b"1"})
     release = threading.Event()
     hub.fault("GET .*refs", times=99, before=lambda: release.wait(20) and None)
-    client._patient_clients.cache_clear()
-    monkeypatch.setattr(client, "ANSWER_S", 0.3)
+    pace.patient_clients.cache_clear()
+    monkeypatch.setattr(pace, "ANSWER_S", 0.3)
     began = time.monotonic()
     try:
         with pytest.raises(HubError, match="cannot be reached"):
             client.version_commit("me/data", "dataset", "v1")
     finally:
         release.set()
-        client._patient_clients.cache_clear()
+        pace.patient_clients.cache_clear()
     assert time.monotonic() - began < 10
 
 
@@ -218,7 +218,7 @@ def test_where_the_hub_announces_xet_files_still_go_by_http_and_no_token_leaves(
     """hf_xet is a client of its own, without our ends; this Hub would not answer it, and count that as a failure."""
     assert importlib.util.find_spec("hf_xet"), "else huggingface_hub has nothing to choose"
     constants.HF_HUB_DISABLE_XET = False  # for good: whoever needs a client has to set it again
-    client._patient_clients.cache_clear()
+    pace.patient_clients.cache_clear()
     with FakeHub(xet=True) as hub, at_home(hub, tmp_path / "home", monkeypatch, hub.token("me")):
         commit = publish({"a.parquet": b"P" * 5000, "m.json": b"{}"})
         folder = client.snapshot("me/data", "dataset", commit, ["*.parquet"])

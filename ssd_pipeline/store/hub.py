@@ -3,10 +3,10 @@
 Only a 40-hex commit names something for good, so a revision is resolved once and everything after that is asked for by
 commit: the fallbacks of the client's caches cannot give other rows then. A publication is ONE commit on `main` that
 knows its parent, made anew from the present head after every conflict, read back, and then tagged; a version that
-exists is never moved. Every call has time-outs and is repeated where that can help; the client itself does neither for
-most of them. Tokens come from huggingface_hub's own lookup and are never seen here. Every failure is a HubError that
-says which permission is needed. huggingface_hub is imported inside functions, for the sake of start-up. This file does
-not know stages, artifacts or what is in the files.
+exists is never moved. Every call has an end (pace.py) and is repeated where that can help; the client itself does
+neither for most of them. Tokens come from huggingface_hub's own lookup and are never seen here. Every failure is a
+HubError that says which permission is needed. huggingface_hub is imported inside functions, for the sake of start-up.
+This file does not know stages, artifacts or what is in the files.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ import random
 import re
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -37,7 +36,6 @@ Answer = TypeVar("Answer")
 RepoType = Literal["dataset", "model"]
 Content = bytes | Path | Callable[[bytes | None], bytes]  # a function is given the file's present bytes
 
-CONNECT_S, ANSWER_S = 10.0, 60.0  # the client library itself waits for ever
 CONFLICTS = 10  # how often somebody else may be faster
 FAILURES = 4  # how often a call may end in a server error or a dropped connection
 CONFLICT = (409, 412)
@@ -45,43 +43,13 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
-@functools.cache
-def _patient_clients() -> None:
-    """Give every client of huggingface_hub in this process an end, once, and no bars; its own hooks stay."""
-    import httpx2
-    from huggingface_hub import constants, set_client_factory
-    from huggingface_hub.utils import disable_progress_bars, logging
-    from huggingface_hub.utils._http import default_client_factory
-
-    from ssd_pipeline.store.pace import pace_answer, pace_request
-
-    def client() -> httpx2.Client:
-        made = default_client_factory()
-        made.timeout = httpx2.Timeout(ANSWER_S, connect=CONNECT_S)
-        hooks = made.event_hooks
-        made.event_hooks = {
-            "request": [*hooks["request"], pace_request],
-            "response": [*hooks["response"], pace_answer],
-        }
-        return made
-
-    set_client_factory(client)
-    # Xet would send and fetch large files by a client of its own (hf_xet), which knows none of these ends: it took four
-    # minutes to say that nobody listens, and ten were not enough where nobody answers (compare xet-core issue 898). LFS
-    # over HTTP stays open to clients without it, also for repos that are kept by Xet.
-    constants.HF_HUB_DISABLE_XET = True
-    if logging.get_verbosity() == logging.WARNING:  # which would show signed URLs, and names of what is merely optional
-        logging.set_verbosity_error()
-    disable_progress_bars()
-    warnings.filterwarnings("ignore", "Not enough free disk space")  # said when it happens, with what to do
-    warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # an adapter's loss curve
-
-
 def api() -> HfApi:
     """The client, with time-outs."""
     from huggingface_hub import HfApi
 
-    _patient_clients()
+    from ssd_pipeline.store.pace import patient_clients
+
+    patient_clients()
     return HfApi(library_name="ssd_pipeline")
 
 
@@ -120,6 +88,8 @@ def _patiently(call: Callable[[], Answer], conflicts: int = 1) -> Answer:
 
 
 def _info(repo: str, repo_type: RepoType, revision: str) -> Any:
+    from ssd_pipeline.store.pace import ANSWER_S
+
     return api().repo_info(repo, repo_type=repo_type, revision=revision, timeout=ANSWER_S)
 
 
@@ -156,9 +126,11 @@ def snapshot(repo: str, repo_type: RepoType, commit: str, patterns: Sequence[str
     """
     from huggingface_hub import snapshot_download
 
+    from ssd_pipeline.store.pace import patient_clients
+
     if not COMMIT.fullmatch(commit):
         raise HubError(f"{repo}@{commit}: not a commit, and anything else may change")
-    _patient_clients()
+    patient_clients()
     download = functools.partial(
         snapshot_download, repo, repo_type=repo_type, revision=commit, allow_patterns=list(patterns)
     )
