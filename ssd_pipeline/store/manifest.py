@@ -9,13 +9,15 @@ can check. This file does not know how manifests are made or what is done with t
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # below Python 3.12 pydantic takes no other
 
 from ssd_pipeline.errors import HubError
 from ssd_pipeline.store import artifact
@@ -34,54 +36,48 @@ Count = Annotated[int, Field(ge=0)]
 Some = Annotated[int, Field(ge=1)]
 
 
-class Form(BaseModel):
-    """What a manifest holds; keys that are not named are left alone."""
-
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class Question(Form):
+class Question(TypedDict):
     kind: str
     version: int
     params: dict[str, Any]
 
 
-class Source(Form):
+class Source(TypedDict):
     address: Annotated[str, Field(pattern=f"^{ADDRESS.pattern}$")]
     content: Hash
 
 
-class File(Form):
+class File(TypedDict):
     name: str
     size: Count
     sha256: Hash
 
 
-class Rows(Form):
+class Rows(TypedDict):
     rows: Count
 
 
-class Recipe(Form):
+class Recipe(TypedDict):
     name: str
     stage: str
     texts: dict[str, str]
 
 
-class Tokens(Form):
+class Tokens(TypedDict):
     bought: Count
     kept: Count
     pruned: Count
     scored: Count
 
 
-class Paid(Form):
+class Paid(TypedDict):
     bought: Count
     scored: Count
     prompt: Count
     cost: float | None
 
 
-class Served(Form):
+class Served(TypedDict):
     model: str
     revision: str | None
     check: Literal["verified", "unverifiable"]
@@ -89,14 +85,14 @@ class Served(Form):
     changed_joins: Count
 
 
-class Summary(Form):
-    mean_tokens: float | None = None
-    mean_perplexity: float | None = None
-    share_correct: float | None = None
-    warnings: list[str] = []
+class Summary(TypedDict):
+    mean_tokens: NotRequired[float | None]
+    mean_perplexity: NotRequired[float | None]
+    share_correct: NotRequired[float | None]
+    warnings: NotRequired[list[str]]
 
 
-class Record(Form):
+class Record(TypedDict):
     """As building.py makes it; what only row stages say may be missing, but not be null."""
 
     format: Some
@@ -119,28 +115,28 @@ class Record(Form):
     ended: Time
     seconds: float
     summary: Summary
-    fates: dict[str, Some] = {}
-    errors: dict[str, Some] = {}
-    spend: Tokens = Tokens(bought=0, kept=0, pruned=0, scored=0)
-    paid: Paid = Paid(bought=0, scored=0, prompt=0, cost=None)
-    cost: dict[str, float] | None = None
-    computed: Count = 0
-    served: dict[str, Served] | None = None
+    fates: NotRequired[dict[str, Some]]
+    errors: NotRequired[dict[str, Some]]
+    spend: NotRequired[Tokens]
+    paid: NotRequired[Paid]
+    cost: NotRequired[dict[str, float] | None]
+    computed: NotRequired[Count]
+    served: NotRequired[dict[str, Served] | None]
 
 
-class Placed(Form):
+class Placed(TypedDict):
     sha256: Hash
     size: Count
-    name: str | None = None
+    name: NotRequired[str]
 
 
-class Listed(Form):
+class Listed(TypedDict):
     rows: Count
     columns: list[str]
     files: dict[str, Placed]
 
 
-class Manifest(Form):
+class Manifest(TypedDict):
     format: Some
     output: str
     digest: Hash
@@ -160,7 +156,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         said: dict[str, Any] = json.loads(text, parse_int=_bounded, parse_constant=_bounded)
         if said["format"] > FORMAT or said["record"].get("format", 0) > artifact.FORMAT:
             raise HubError(f"{path.name} was written by a newer ssd_pipeline: upgrade to use it")
-        Manifest.model_validate_json(text)
+        _form().validate_json(text, strict=True)
         digest_of(said)  # no infinity, no half of a character anywhere
         for name, one in listed(said).items():
             if not _plain(name) or (said["whole"] and not _NAME.fullmatch(one["name"])):
@@ -169,6 +165,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
         advice = "it is not used: ask whoever published it to do so again"
         raise HubError(f"{path.name} is not a manifest of ours ({_first(cause)}); {advice}") from cause
     return said
+
+
+@functools.cache
+def _form() -> TypeAdapter[Manifest]:
+    """Built when it is first needed: most runs fetch nothing."""
+    return TypeAdapter(Manifest)
 
 
 def _bounded(text: str) -> int:
