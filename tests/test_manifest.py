@@ -25,7 +25,7 @@ from ssd_pipeline.store.local import Store
 from ssd_pipeline.store.manifest import misfit, read_manifest
 
 LARGE = 10**400
-WRONG: list[Any] = [None, 3, LARGE, float("inf"), "\ud800", "\x1b[2J", [], [None], {}, {"x": None}]
+WRONG: list[Any] = [None, 3, LARGE, float("inf"), "\ud800", "\x1b[2J", "5", [], [None], {}, {"x": None}]
 Place = tuple[str | int, ...]
 
 
@@ -105,6 +105,8 @@ def test_any_change_of_a_manifest_is_refused_in_one_message_or_harmless(
             assert why is None or len(why) < 500
             taken.setdefault(at, []).extend([value] if why is None else [])
     assert not any(None in taken.get(("record", field), ()) for field in ("spend", "summary", "recipe", "ended"))
+    assert 3 in taken["record", "seconds"]
+    assert "5" not in taken["record", "seconds"]
     aside = ("files", "beside", "tables", "measured", "rows")  # these are compared with what comes
     free = {at: values for at, values in taken.items() if values and not set(aside) & set(at)}
     trials = [changed(said, {at: values[turn % len(values)] for at, values in free.items()}) for turn in (0, -1)]
