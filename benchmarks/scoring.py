@@ -217,7 +217,10 @@ class Vllm:
 
 
 def serve_vllm(folder: str, device: str) -> None:
-    """The child, in a Python that has vLLM."""
+    """The child, in a Python that has vLLM; on a CPU with room for the texts and with all cores, as ours has."""
+    if device == "cpu":
+        threads = str(os.cpu_count())
+        os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": threads}
     from vllm import LLM, SamplingParams
 
     more = {"gpu_memory_utilization": 0.5} if device == "cuda" else {"enforce_eager": True, "dtype": "float32"}
