@@ -14,6 +14,7 @@ def _call(name: str) -> None:
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # else every start searches all packages for some
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # else TRL tells of every training; offline means offline
     gc.disable()  # imports make nothing but what stays
     try:
         from ssd_pipeline import cli

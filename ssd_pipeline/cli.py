@@ -14,8 +14,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from functools import partial
 from types import ModuleType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -193,7 +195,9 @@ def tell_plan(planned: Plan, *, as_json: bool, dry_run: bool) -> None:
 def execute(planned: Plan, *, as_json: bool) -> None:
     """Run a plan and show it."""
     if as_json:
-        run_plan(planned, emit)
+        events = partial(emit, to=sys.stdout)
+        with redirect_stdout(sys.stderr):  # what a library prints, as trackio does, is no event
+            run_plan(planned, events)
         return
     from ssd_pipeline.display import Display
 
@@ -204,13 +208,14 @@ def execute(planned: Plan, *, as_json: bool) -> None:
         display.end()
 
 
-def emit(event: dict[str, Any]) -> None:
+def emit(event: dict[str, Any], to: TextIO | None = None) -> None:
     """One JSON object on a line of stdout; a reader that went away stops nothing."""
+    out = to or sys.stdout
     try:
-        sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        out.write(json.dumps(event, ensure_ascii=False) + "\n")
+        out.flush()
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # for the rest of the process
 
 
 def quiet() -> None:

@@ -196,6 +196,7 @@ class ModelRuntime(Params):
     )
     price: Price | None = Field(None, description="what its tokens cost: {prompt: 0.2, sampled: 0.6} per million")
     processes: int = Field(1, ge=1, le=64, description="GPUs that it is trained on, one process each")
+    checkpoint_s: float = Field(120, ge=0, description="from one checkpoint of its training to the next")
     trackio: str | None = Field(None, min_length=1, description="a trackio project that training curves also go to")
 
 

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
-import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import tiny
+from fakes.command import SSD_RUN
 from fakes.context import Context, finished
+from fakes.shipped import ROOT
 from fakes.training import EXAMPLES, SETTINGS, model
 from pydantic import ValidationError
 
+from ssd_pipeline import planner, runner
 from ssd_pipeline.errors import ModelError, RunError
 from ssd_pipeline.models.launched import sft_in_processes
 from ssd_pipeline.models.loading import load_causal_lm, load_tokenizer, pick_device
-from ssd_pipeline.models.trainer import DONE, MERGED, Trained, end_warning, sft
+from ssd_pipeline.models.trainer import DONE, MERGED, end_warning, sft
 from ssd_pipeline.models.training_rows import IGNORED, Example, Rows, tokenised
 from ssd_pipeline.stage import Model, ModelRuntime
+from ssd_pipeline.stages import KINDS
 from ssd_pipeline.stages.train_sft import STAGE, Lora, TrainParams, settings, train, usable
-
-NEVER = 1e9
+from ssd_pipeline.store.artifact import read_rows
+from ssd_pipeline.store.local import Store
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +42,11 @@ def folder(tiny_model: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Trained]:
-    """The adapter of an undisturbed training, and what is told of it."""
+def plain_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapter of an undisturbed training."""
     out = tmp_path_factory.mktemp("plain")
-    work = out.parent / "plain_work"
-    return out, sft(model(folder), EXAMPLES, SETTINGS, out, work, lambda done, total: None, NEVER)
-
-
-@pytest.fixture(scope="module")
-def plain_run(undisturbed: tuple[Path, Trained]) -> Path:
-    return undisturbed[0]
+    sft(model(folder), EXAMPLES, SETTINGS, out, out.parent / "plain_work", lambda done, total: None)
+    return out
 
 
 def tokens(*examples: Example, limit: int = 512, too_long: str = "drop") -> Rows:
@@ -110,7 +113,7 @@ def test_a_tokeniser_that_changes_the_text_stops_the_training():
 def test_two_trainings_give_the_same_bytes_and_no_place_of_this_machine(folder, plain_run, tmp_path, capfd):
     told = []
     trained = sft(
-        model(folder), EXAMPLES, SETTINGS, tmp_path / "out", tmp_path / "work", lambda *done: told.append(done), NEVER
+        model(folder), EXAMPLES, SETTINGS, tmp_path / "out", tmp_path / "work", lambda *done: told.append(done)
     )
     assert files(tmp_path / "out") == files(plain_run)
     assert sorted(files(plain_run)) == ["adapter_config.json", "adapter_model.safetensors"]
@@ -123,30 +126,71 @@ def test_two_trainings_give_the_same_bytes_and_no_place_of_this_machine(folder, 
     assert trained.curve[-1]["loss"] < trained.curve[0]["loss"]
     assert capfd.readouterr().out == ""
     other = replace(SETTINGS, seed=6)
-    sft(model(folder), EXAMPLES, other, tmp_path / "other", tmp_path / "work", lambda *done: None, NEVER)
+    sft(model(folder), EXAMPLES, other, tmp_path / "other", tmp_path / "work", lambda *done: None)
     assert files(tmp_path / "other") != files(plain_run)
 
 
-def test_a_killed_training_goes_on_from_its_newest_whole_checkpoint(folder, undisturbed, tmp_path):
-    plain_run, told_then = undisturbed
-    out, work = tmp_path / "out", tmp_path / "work"
-    command = [sys.executable, "-m", "fakes.killed_training", str(folder), str(out), str(work), "7"]
-    path = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
-    done = subprocess.run(command, env={"PYTHONPATH": ":".join(path), "OMP_NUM_THREADS": "1"}, capture_output=True)
-    assert done.returncode == -9, done.stderr.decode()[-2000:]
-    assert sorted(p.name for p in work.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
-    assert not out.exists()
+RECIPE = """\
+models: {{student: {{path: {folder}}}}}
+stages:
+  solved: {{uses: load_trajectories, file: solved.jsonl}}
+  adapter: {{uses: train_sft, input: solved, model: student, epochs: 10, batch_size: 6, learning_rate: 0.01,
+            precision: float32, lora: {{rank: 4, dropout: 0.1}}}}
+runtime: {{models: {{student: {{device: cpu, checkpoint_s: 0, trackio: mine}}}}}}
+"""
+SOLVED = [{"problem": f"What is {i}+{i}?", "solution": f"Answer: {2 * i}", "answer": str(2 * i)} for i in range(24)]
 
-    torn = work / "checkpoint-6" / "optimizer.pt"
-    torn.write_bytes(torn.read_bytes()[:-1])  # as a power cut leaves it; and one that was killed while it was saved:
-    (work / "checkpoint-8").mkdir()
-    told = []
-    trained = sft(model(folder), EXAMPLES, SETTINGS, out, work, lambda done, total: told.append(done), NEVER)
-    assert told == list(range(6, 13))
-    assert files(out) == files(plain_run)
-    curve = [[(e["step"], e["loss"], e["learning_rate"]) for e in one.curve] for one in (trained, told_then)]
-    assert curve[0] == curve[1]
-    assert [step for step, *_ in curve[0]] == list(range(1, 13))
+
+def test_a_run_that_is_killed_in_mid_training_ends_as_an_undisturbed_one_and_tells_nobody(folder, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(RECIPE.format(folder=folder))
+    (tmp_path / "solved.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SOLVED))
+    quiet = "runtime.models.student.trackio=null"
+    planned = planner.plan(tmp_path / "recipe.yaml", KINDS, sets=[quiet], store=Store(tmp_path / "undisturbed"))
+    events: list[dict] = []
+    runner.run(planned, events.append)
+    plain = {e["stage"]: e for e in events if e["event"] == "stage_finished"}["adapter"]
+
+    hub = socket.create_server(("127.0.0.1", 0))
+    paths = (ROOT, ROOT / "tests" / "fakes" / "installed")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SSD_HOME": str(tmp_path / "store")}
+    environ |= {"PYTHONPATH": ":".join(map(str, paths)), "HF_ENDPOINT": f"http://127.0.0.1:{hub.getsockname()[1]}"}
+    environ |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+    command = [SSD_RUN, "recipe.yaml", "--json"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environ, stdout=-1, stderr=-1, start_new_session=True) as killed:
+        while killed.poll() is None and not list(tmp_path.glob(f"store/work/*/checkpoint-[5-9]/{DONE}")):
+            time.sleep(0.01)
+        os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.returncode == -signal.SIGKILL
+    assert not list(tmp_path.glob("store/artifacts/train_sft-*"))
+    whole = sorted(tmp_path.glob(f"store/work/*/checkpoint-*/{DONE}"), key=lambda path: int(path.parent.name[11:]))
+    if len(whole) > 1:  # as a power cut leaves the newest
+        torn = whole.pop().parent / "optimizer.pt"
+        torn.write_bytes(torn.read_bytes()[:-1])
+    (whole[0].parent.parent / "checkpoint-99").mkdir()  # as one that is killed while it saves leaves it
+
+    again = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
+    told = [json.loads(line) for line in again.stdout.splitlines()]  # and nothing else is on standard output
+    steps = [e["done"] for e in told if e["event"] == "progress" and e["stage"] == "adapter"]
+    assert steps == list(range(int(whole[-1].parent.name[11:]) + 1, 41))
+    (done,) = (e for e in told if e["event"] == "stage_finished" and e["stage"] == "adapter")
+    assert (done["address"], done["digest"]) == (plain["address"], plain["digest"])
+    stores = [tmp_path / name / "artifacts" / done["address"] for name in ("undisturbed", "store")]
+    weights = [(store / "data" / "adapter_model.safetensors").read_bytes() for store in stores]
+    curves = [list(read_rows(store)) for store in stores]
+    assert weights[0] == weights[1]
+    assert curves[0] == curves[1]
+    assert [update["step"] for update in curves[1]] == list(range(1, 41))
+
+    tracked = [json.loads(line) for line in (tmp_path / "trackio.jsonl").read_text().splitlines()]
+    begun = [line for line in tracked if "project" in line]
+    assert begun == [{"project": "mine", "name": begun[0]["name"]}] * 2
+    assert {line["step"]: line["loss"] for line in tracked if line.get("loss")} == {
+        e["step"]: e["loss"] for e in curves[1]
+    }
+    hub.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        hub.accept()
 
 
 def test_a_checkpoint_of_other_rows_or_settings_is_not_gone_on_with(folder, tmp_path):
@@ -158,12 +202,13 @@ def test_a_checkpoint_of_other_rows_or_settings_is_not_gone_on_with(folder, tmp_
         if done == 2:
             raise KeyboardInterrupt
 
+    often = model(folder, runtime=ModelRuntime(device="cpu", checkpoint_s=0))
     with pytest.raises(KeyboardInterrupt):
-        sft(model(folder), EXAMPLES, SETTINGS, tmp_path / "out", work, stop, 0)
+        sft(often, EXAMPLES, SETTINGS, tmp_path / "out", work, stop)
     assert (work / "checkpoint-1" / DONE).is_file()
     told: list[int] = []
     short = replace(SETTINGS, max_steps=2)
-    sft(model(folder), EXAMPLES, short, tmp_path / "out", work, lambda done, total: told.append(done), NEVER)
+    sft(model(folder), EXAMPLES, short, tmp_path / "out", work, lambda done, total: told.append(done))
     assert told == [1, 2]
     assert list(work.glob("checkpoint-*")) == []
 
@@ -227,16 +272,43 @@ def test_packed_rows_have_the_loss_of_the_same_rows_apart(folder, tmp_path):
     assert len(told) < 24 / 2
 
 
-def test_two_processes_learn_what_one_learns(folder, tmp_path):
+def test_two_processes_learn_what_one_learns_and_when_one_dies_the_other_ends_and_the_next_call_goes_on(
+    folder, tmp_path
+):
     settings = replace(SETTINGS, dropout=0.0, epochs=1, batch_size=2, accumulate=2)
-    one = sft(model(folder), EXAMPLES, settings, tmp_path / "1", tmp_path / "w1", lambda *done: None, NEVER)
-    two = model(folder, runtime=ModelRuntime(device="cpu", processes=2))
+    one = sft(model(folder), EXAMPLES, settings, tmp_path / "1", tmp_path / "w1", lambda *done: None)
+    two = model(folder, runtime=ModelRuntime(device="cpu", processes=2, checkpoint_s=0))
+    out, work = tmp_path / "2", tmp_path / "w2"
+
+    def death(done: int, total: int | None) -> None:
+        if done == 3:  # so update 2 is saved
+            (second,) = (pid for pid, rank in ranks(work).items() if rank == 1)
+            os.kill(second, signal.SIGKILL)
+
+    with pytest.raises(ModelError, match=r"training process 1 of 2 was killed by signal 9.*the same command goes on"):
+        sft_in_processes(two, EXAMPLES, settings, out, work, death)
+    assert ranks(work) == {}
+    assert not out.exists()
+
     told: list[tuple[int, int | None]] = []
-    both = sft_in_processes(two, EXAMPLES, settings, tmp_path / "2", tmp_path / "w2", lambda *done: told.append(done))
-    assert told == [(i, 6) for i in range(1, 7)]
+    both = sft_in_processes(two, EXAMPLES, settings, out, work, lambda *done: told.append(done))
+    assert told in ([(i, 6) for i in range(3, 7)], [(i, 6) for i in range(4, 7)])
+    assert [e["step"] for e in both.curve] == list(range(1, 7))
     assert [e["loss"] for e in both.curve] == pytest.approx([e["loss"] for e in one.curve], rel=1e-3)
     assert (both.rows.count, both.rows.tokens, both.device) == (24, one.rows.tokens, "cpu")
-    assert sorted(files(tmp_path / "2")) == sorted(files(tmp_path / "1"))
+    assert sorted(files(out)) == sorted(files(tmp_path / "1"))
+
+
+def ranks(work: Path) -> dict[int, int]:
+    """The processes that train in `work`: their ranks by their ids."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it ended meanwhile
+            words, environ = ((process / name).read_bytes().decode().split("\0") for name in ("cmdline", "environ"))
+            said = [word for word in environ if word.startswith("RANK=")]
+            if str(work / "job.jsonl") in words and said:
+                found[int(process.name)] = int(said[0].removeprefix("RANK="))
+    return found
 
 
 def test_rows_that_cannot_be_dealt_to_the_processes_are_a_mistake(folder, tmp_path):
@@ -329,7 +401,7 @@ def test_trackio_that_is_not_there_is_told_before_anything_is_loaded(folder, tmp
     ctx = context(tmp_path, folder, [row(1)])
     there = model(folder)
     ctx.model = lambda name: replace(there, runtime=there.runtime.model_copy(update={"trackio": "mine"}))
-    with pytest.raises(RunError, match="pip install trackio"):
+    with pytest.raises(RunError, match=r'trackio: pip install "ssd-pipeline\[trackio\]"'):
         train(TrainParams(model="student"), ctx)
 
 

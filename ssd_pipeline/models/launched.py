@@ -1,19 +1,22 @@
 """The same training in several processes, one per GPU, started by `accelerate launch`.
 
 The examples and settings go into one file of the work directory, every process makes the same rows of them, and the
-first one saves; it tells its progress, its end or its error as JSON lines. The rows of an update are dealt out, so
-their number stays what the recipe says. Without dropout the result differs from one process by rounding only; with it,
-by the draws too; and the last update of an epoch may see a row twice, to fill every process's share. Processes whose
-starter is gone end at their next update. This file does not know what a training does.
+first one saves; it tells its progress and its end as JSON lines, and each tells its error. The rows of an update are
+dealt out, so their number stays what the recipe says. Without dropout the result differs from one process by rounding
+only; with it, by the draws too; and the last update of an epoch may see a row twice, to fill every process's share.
+When one process dies the others are ended; when their starter does, they end at once, so that the next run finds the
+GPUs free. This file does not know what a training does.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
@@ -27,6 +30,7 @@ from ssd_pipeline.stage import Model, ModelRuntime, PromptFormat
 from ssd_pipeline.store import durable
 
 TAIL = 15  # lines of a failed process that are shown
+_FIRST_DEAD = re.compile(r"Root Cause.*?\brank *: (\d+).*?\bexitcode *: -(\d+)", re.DOTALL)  # as torch.distributed says
 
 
 def command(processes: int, job: Path) -> list[str]:
@@ -61,13 +65,12 @@ def sft_in_processes(
             "adapters": [str(folder) for folder in model.adapters],
             "trust_remote_code": model.trust_remote_code,
             "template": model.format.template,
-            "runtime": {"device": model.runtime.device, "trackio": model.runtime.trackio},
+            "runtime": model.runtime.model_dump(include={"device", "trackio", "checkpoint_s"}),
         },
         "settings": asdict(settings),
         "out": str(out),
         "work": str(work),
         "processes": processes,
-        "starter": os.getpid(),
     }
     durable.make_dir(work)
     job, lines = work / "job.jsonl", [told, *(asdict(example) for example in examples)]
@@ -76,7 +79,12 @@ def sft_in_processes(
     last: dict[str, Any] = {}
     tail: deque[str] = deque(maxlen=TAIL)
     with subprocess.Popen(
-        command(processes, job), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command(processes, job),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     ) as started:
         try:
             for line in started.stdout or ():
@@ -85,16 +93,23 @@ def sft_in_processes(
                 elif (said := json.loads(line)["ssd"]) and "done" in said:
                     progress(said["done"], said["total"])
                 else:
-                    last = said
+                    last = last or said
         except BaseException:
             os.killpg(started.pid, signal.SIGKILL)
             raise
     durable.remove(job)
+    if "curve" in last:
+        return Trained(**{**last, "rows": Rows(SCHEMA.empty_table(), **last["rows"])})
+    if dead := _FIRST_DEAD.search("".join(tail)):  # before what the others say, who only miss it
+        rank, number = map(int, dead.groups())
+        why = ", as a machine does that is out of memory" if number == signal.SIGKILL else ""
+        raise ModelError(
+            f"the training process {rank} of {processes} was killed by signal {number}{why}; the same command goes on "
+            "from the last checkpoint"
+        )
     if "error" in last:
         raise RunError(str(last["error"]))
-    if started.returncode or not last:
-        raise ModelError(f"training in {processes} processes ended with status {started.returncode}:\n{''.join(tail)}")
-    return Trained(**{**last, "rows": Rows(SCHEMA.empty_table(), **last["rows"])})
+    raise ModelError(f"training in {processes} processes ended with status {started.returncode}:\n{''.join(tail)}")
 
 
 def _tell(**said: object) -> None:
@@ -102,8 +117,14 @@ def _tell(**said: object) -> None:
     sys.stdout.flush()
 
 
+def _end_with_the_starter() -> None:
+    os.read(0, 1)  # nothing ever comes: it returns when the starter, which holds the other end, is gone
+    os._exit(1)
+
+
 def main(job: Path) -> None:
     """One of the processes."""
+    threading.Thread(target=_end_with_the_starter, daemon=True).start()
     with job.open() as file:
         told, examples = json.loads(file.readline()), [Example(**json.loads(line)) for line in file]
     rank, said = int(os.environ["RANK"]), told["model"]
@@ -122,7 +143,6 @@ def main(job: Path) -> None:
     )
 
     def progress(done: int, total: int | None) -> None:
-        os.kill(told["starter"], 0)  # raises, and so ends the training, when the starter is gone
         if rank == 0:
             _tell(done=done, total=total)
 
@@ -132,8 +152,7 @@ def main(job: Path) -> None:
     try:
         trained = sft(model, examples, settings, Path(told["out"]), Path(told["work"]), progress)
     except SsdError as error:
-        if rank == 0:
-            _tell(error=str(error))
+        _tell(error=str(error))
         sys.exit(1)
     if rank == 0:
         rows = {key: value for key, value in vars(trained.rows).items() if key != "table"}

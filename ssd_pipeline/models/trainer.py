@@ -35,7 +35,6 @@ from ssd_pipeline.store import durable
 from ssd_pipeline.store.identity import canonical, digest_of, file_digest
 
 SHORT = 1024  # tokens of a row up to which a whole matrix of attention weights may be held
-CHECKPOINT_S = 120.0
 DONE = "DONE.json"
 MERGED = "merged"  # the folder of the merged model
 UNTRAINED = 0.1  # share of the median norm of output weights below which a token looks untrained
@@ -84,7 +83,6 @@ def sft(
     out: Path,
     work: Path,
     progress: Callable[[int, int | None], None],
-    checkpoint_s: float = CHECKPOINT_S,
 ) -> Trained:
     """Train an adapter of `model` (its own adapters merged) and save it into `out`.
 
@@ -106,13 +104,13 @@ def sft(
     lm.name_or_path = None  # else every save asks the Hub about the base model
     lm.requires_grad_(settings.method == "full")
     warned = end_warning(lm, tokenizer, model.format.template)
-    watch = _Watch(progress, checkpoint_s, digest_of({**asdict(settings), "rows": rows.digest}))
+    watch = _Watch(progress, model.runtime.checkpoint_s, digest_of({**asdict(settings), "rows": rows.digest}))
     with boundary(ModelError, f"training model {model.name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL about its own defaults
         dataset = _packed(rows, limit) if settings.packing else Dataset(rows.table)
         trainer = SFTTrainer(
             model=lm,
-            args=_config(settings, len(dataset), limit, device.type, world, work, model.runtime.trackio),
+            args=_config(settings, len(dataset), limit, device.type, world, work, _tracking(model, watch.identity)),
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=_lora(settings) if settings.method == "lora" else None,
@@ -165,7 +163,7 @@ def _packed(rows: Rows, limit: int) -> Dataset:
 
 
 def _config(
-    settings: Settings, rows: int, limit: int, device: str, world: int, work: Path, trackio: str | None
+    settings: Settings, rows: int, limit: int, device: str, world: int, work: Path, tracking: dict[str, Any]
 ) -> SFTConfig:
     """Every setting that matters, said; TRL's own defaults (lr, length, precision) are never relied on."""
     updates = settings.max_steps or math.ceil(
@@ -198,10 +196,18 @@ def _config(
         logging_nan_inf_filter=False,
         save_strategy="no",
         save_total_limit=2,
-        report_to="trackio" if trackio else "none",
-        project=trackio or "",
         disable_tqdm=True,
+        **tracking,
     )
+
+
+def _tracking(model: Model, identity: str) -> dict[str, Any]:
+    """Where the curve goes besides the rows: nowhere, or to a trackio project of this machine."""
+    if not model.runtime.trackio:
+        return {"report_to": "none"}
+    # One name, so that a training that goes on does so in its run. False: transformers would publish it otherwise.
+    name = {"project": model.runtime.trackio, "run_name": f"{model.name}-{identity[:8]}"}
+    return {"report_to": "trackio", **name, "trackio_static_space_id": False}
 
 
 def _lora(settings: Settings) -> LoraConfig:

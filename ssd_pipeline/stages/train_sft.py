@@ -86,7 +86,7 @@ def train(params: TrainParams, ctx: StageContext) -> Summary:
     began = time.monotonic()
     model = ctx.model(params.model)
     if model.runtime.trackio and importlib.util.find_spec("trackio") is None:
-        raise RunError(f"runtime.models.{model.name}.trackio needs trackio: pip install trackio, or leave it out")
+        raise RunError(f'runtime.models.{model.name}.trackio: pip install "ssd-pipeline[trackio]", or leave it out')
     prompts = open_prompts(model)  # says what to install where nothing local is; so the import comes after it
     from ssd_pipeline.models.launched import sft_in_processes
     from ssd_pipeline.models.trainer import sft
