@@ -320,15 +320,51 @@ def test_rows_that_cannot_be_dealt_to_the_processes_are_a_mistake(folder, tmp_pa
 def test_an_end_token_that_the_model_does_not_know_is_told_with_what_to_do(folder):
     words = load_tokenizer(model(folder))
     lm = load_causal_lm(model(folder), pick_device("cpu"))
+    end, own = words.convert_tokens_to_ids(["<|end|>", "<|user|>"])
     assert end_warning(lm, words, None) is None
-    lm.generation_config.eos_token_id = lm.config.eos_token_id = words.pad_token_id
-    words.eos_token = "<|pad|>"
-    assert "the end token <|end|> is not one" in end_warning(lm, words, None)
-    assert "ends turns with <|pad|>" in end_warning(lm, words, None)
-    lm.generation_config.eos_token_id = words.convert_tokens_to_ids("<|end|>")
+    lm.generation_config.eos_token_id = lm.config.eos_token_id = own  # as in Qwen's base models: <|endoftext|>, and
+    assert end_warning(lm, words, None) == (  # a tokeniser that says <|im_end|> changes nothing
+        "the end token <|end|> is not one that this model's config says it writes: after training it may never stop. "
+        "Use an instruct model as the student, give it a `template` that ends turns with <|user|>, or train all "
+        "weights (method: full)"
+    )
+    lm.generation_config.eos_token_id = lm.config.eos_token_id = None
     assert end_warning(lm, words, None) is None
-    lm.get_output_embeddings().weight.data[words.convert_tokens_to_ids("<|end|>")] *= 1e-3
-    assert "may never stop" in end_warning(lm, words, None)
+    lm.generation_config.eos_token_id = [end, own]
+    assert end_warning(lm, words, None) is None
+    for matrix in (lm.get_input_embeddings().weight, lm.get_output_embeddings().weight):
+        kept = matrix[end].clone()
+        matrix.data[end] *= 1e-3
+        assert "<|end|> was never trained in this model: after" in end_warning(lm, words, None)
+        matrix.data[end] = kept
+
+
+def test_an_end_token_that_no_text_had_is_known_by_its_weights():
+    """The shipped student was trained from nothing on texts without <|pad|>, and on none without <|end|>."""
+    student = model(ROOT / "recipes" / "quickstart" / "student")
+    words, lm = load_tokenizer(student), load_causal_lm(student, pick_device("cpu"))
+    assert end_warning(lm, words, None) is None
+    lm.generation_config.eos_token_id = [words.eos_token_id, words.pad_token_id]
+    said = end_warning(lm, words, words.chat_template.replace("<|end|>", "<|pad|>"))
+    assert said.startswith("the end token <|pad|> was never trained in this model: after training it may never stop.")
+    assert "ends turns with <|end|>" in said
+
+
+def test_what_is_served_of_a_training_stops_at_the_end_that_was_trained(folder, tmp_path):
+    base = load_causal_lm(model(folder), pick_device("cpu"))
+    words = load_tokenizer(model(folder))
+    base.generation_config.eos_token_id = base.config.eos_token_id = words.convert_tokens_to_ids("<|user|>")
+    words.eos_token = "<|user|>"
+    for part in (base, words):
+        part.save_pretrained(tmp_path / "base")
+    settings = replace(SETTINGS, method="full", max_steps=1)
+    warned = [
+        sft(model(tmp_path / "base"), EXAMPLES, one, tmp_path / one.method, tmp_path / "w", lambda *done: None).warnings
+        for one in (settings, replace(settings, method="lora"))
+    ]
+    assert [len(said) for said in warned] == [0, 1]
+    served = json.loads((tmp_path / "full" / "generation_config.json").read_text())
+    assert served["eos_token_id"] == words.convert_tokens_to_ids(["<|end|>", "<|user|>"])
 
 
 # ---------------------------------------------------------------------------------------------------- stage

@@ -150,7 +150,8 @@ def context_length(lm: Any) -> int:
 
 
 def end_ids(lm: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a text: the generation config's, the config's and the tokeniser's."""
-    named = (lm.generation_config.eos_token_id, lm.config.get_text_config().eos_token_id, tokenizer.eos_token_id)
+    """Every token that ends a text: the generation config's, the config's and the tokeniser's, where it is given."""
+    of_tokenizer = getattr(tokenizer, "eos_token_id", None)
+    named = (lm.generation_config.eos_token_id, lm.config.get_text_config().eos_token_id, of_tokenizer)
     flat = [i for value in named if value is not None for i in (value if isinstance(value, list) else [value])]
     return frozenset(flat)

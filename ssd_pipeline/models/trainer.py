@@ -37,7 +37,10 @@ from ssd_pipeline.store.identity import canonical, digest_of, file_digest
 SHORT = 1024  # tokens of a row up to which a whole matrix of attention weights may be held
 DONE = "DONE.json"
 MERGED = "merged"  # the folder of the merged model
-UNTRAINED = 0.1  # share of the median norm of output weights below which a token looks untrained
+UNTRAINED = 0.1  # share of the median norm of its matrix below which a token's row looks untrained
+ALIKE = (
+    0.985  # cosine of two output rows; in the shipped models above 0.99 for tokens that no text had, else below 0.98
+)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def sft(
         lm.set_attn_implementation("eager")  # there and then nearly twice as fast as sdpa
     lm.name_or_path = None  # else every save asks the Hub about the base model
     lm.requires_grad_(settings.method == "full")
-    warned = end_warning(lm, tokenizer, model.format.template)
+    warned = end_warning(lm, tokenizer, model.format.template) if settings.method == "lora" else None
     watch = _Watch(progress, model.runtime.checkpoint_s, digest_of({**asdict(settings), "rows": rows.digest}))
     with boundary(ModelError, f"training model {model.name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # TRL about its own defaults
@@ -127,30 +130,47 @@ def sft(
     if not trainer.accelerator.is_main_process:
         return Trained(rows, curve, str(device))
     if settings.method == "full":
-        save_model(lm.to(dtype_of(model)), tokenizer, out)
+        save_model(lm.to(dtype_of(model)), tokenizer, model.format.template, out)
     else:
         save_adapter(trainer.model, model, settings, out)
     if settings.merge:
         merged = load_causal_lm(replace(model, adapters=(*model.adapters, out)), pick_device("cpu"))
-        save_model(merged, tokenizer, out / MERGED)
+        save_model(merged, tokenizer, model.format.template, out / MERGED)
     return Trained(rows, curve, str(device), (warned,) if warned else ())
 
 
 def end_warning(lm: Any, tokenizer: Any, template: str | None) -> str | None:
     """What to do where a model was never taught to end a turn as its template does; None where it was.
 
-    The signs: nothing of the model's own says that it stops there, or the token's output weights are far below the
-    usual (a token that training never met keeps what it began with, or decays to nothing).
+    The signs: the model's configs do not say that it stops there (a base model's tokeniser may, for the sake of chats),
+    or the token's weights are those of one that training never met.
     """
     text, end = end_token(tokenizer, template)
-    norms = lm.get_output_embeddings().weight.detach().float().norm(dim=1)
-    if end in end_ids(lm, tokenizer) and norms[end] >= UNTRAINED * norms.median():
+    own = end_ids(lm, None) or end_ids(lm, tokenizer)
+    if end in own and not _untrained(lm, end):
         return None
+    why = "was never trained in this model" if end in own else "is not one that this model's config says it writes"
+    known = [str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(own) if i != end and not _untrained(lm, i)]
+    other = f"give it a `template` that ends turns with {known[0]}, " if known else ""
     return (
-        f"the end token {text} is not one that this model is known to write: after training it may never stop. Use an "
-        f"instruct model as the student, give it a `template` that ends turns with {tokenizer.eos_token}, or train all "
-        "weights (method: full)"
+        f"the end token {text} {why}: after training it may never stop. Use an instruct model as the student, {other}"
+        "or train all weights (method: full)"
     )
+
+
+def _untrained(lm: Any, token: int) -> bool:
+    """Whether a token's weights look as if no text of the training had it.
+
+    Its input row decays to nothing, or its output row is another token's: training moves all that never come in one
+    direction, and an adapter that raises one of them raises them all.
+    """
+    for weight in (lm.get_input_embeddings().weight.detach(), lm.get_output_embeddings().weight.detach()):
+        norms = weight.float().norm(dim=1)
+        if norms[token] < UNTRAINED * norms.median():
+            return True
+    alike = weight.float() @ weight[token].float() / (norms * norms[token])
+    alike[token] = 0
+    return bool(alike.max() > ALIKE)
 
 
 # -------------------------------------------------------------------------------------------------- trainer
@@ -296,10 +316,16 @@ def save_adapter(trained: Any, model: Model, settings: Settings, out: Path) -> N
     durable.write_file(out / "adapter_config.json", json.dumps(config, indent=1, sort_keys=True).encode())
 
 
-def save_model(lm: Any, tokenizer: Any, out: Path) -> None:
-    """A whole model and its tokeniser, ready for `from_pretrained`, with no library version or place in its configs."""
+def save_model(lm: Any, tokenizer: Any, template: str | None, out: Path) -> None:
+    """A whole model and its tokeniser, ready for `from_pretrained`, with no library version or place in its configs.
+
+    Its generation config names the token that ends a turn, for a server stops at nothing else.
+    """
     durable.make_dir(out)
     lm.config.use_cache = True  # the trainer switched it off
+    end = end_token(tokenizer, template)[1]
+    if end not in (known := end_ids(lm, tokenizer)):
+        lm.generation_config.eos_token_id = [end, *sorted(known)]
     lm.save_pretrained(out)
     tokenizer.save_pretrained(out)
     for path in out.glob("*config.json"):

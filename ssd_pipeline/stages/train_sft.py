@@ -175,7 +175,7 @@ def _chain(first: Example, rest: Iterator[Example]) -> Iterator[Example]:
 
 STAGE = WholeStage(
     "train_sft",
-    version=1,
+    version=2,
     params=TrainParams,
     run=train,
     gives="adapter",
