@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from math import comb
 
 import pytest
@@ -90,6 +91,26 @@ def test_the_p_value_counts_all_signs(differences):
     assert p_value(differences) == (pytest.approx(as_far / 2 ** len(differ)) if differ else None)
 
 
-def test_a_thousand_fine_differences_take_no_time_worth_telling():
-    differences = [((i * 37) % 64 - 28) / 64 for i in range(1000)]
-    assert 0 < p_value(differences) < 1
+@pytest.mark.parametrize(
+    ("better", "worse", "p"),  # scipy 1.17.1: binomtest(better, better + worse).pvalue
+    [
+        (10_150, 9_850, 0.034491372609841475),
+        (10_500, 9_500, 1.6011093401587764e-12),
+        (3_000, 2_800, 0.00896943600119357),
+        (1_000, 0, 1.8665272370064378e-301),
+    ],
+)
+def test_p_values_of_many_pairs_are_those_of_scipy(better, worse, p):
+    assert p_value([1] * better + [-1] * worse + [0] * 100) == pytest.approx(p, rel=1e-12)
+
+
+def test_fine_differences_of_many_problems_are_neither_coarsened_nor_slow():
+    """Eight samples for each of 20,000 problems: exact, and so near to the normal limit; rounding to a grid was not."""
+    fine = [((i * 37) % 17 - 8 + (i % 13 == 0)) / 8 for i in range(20_000)]
+    limit = math.erfc(abs(math.fsum(fine)) / math.sqrt(2 * math.fsum(d * d for d in fine)))
+    assert 0.001 < limit < 0.1
+    assert p_value(fine) == pytest.approx(limit, rel=0.02)
+    uneven = [d * 8 / (7 + i % 50) for i, d in enumerate(fine)]  # no common denominator worth having
+    for some in (uneven[:400], uneven * 2):
+        limit = math.erfc(abs(math.fsum(some)) / math.sqrt(2 * math.fsum(d * d for d in some)))
+        assert p_value(some) == pytest.approx(limit, rel=0.02)

@@ -243,7 +243,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 STAGE = WholeStage(
     "compare",
-    version=3,
+    version=4,
     params=CompareParams,
     run=compare,
     gives="rows",
