@@ -5,7 +5,7 @@
 Half of the pairs are whole numbers as in GSM8K, half are formulas. One run on one machine: the plain way parses and
 verifies each pair in turn; ours decides what it can at once and asks killable workers for the rest; ours with the
 audit, as the stage runs it, has math-verify's own verdict of every text too. Then the same with seven hostile answers
-in front: what the others lose. Last, the table of 150 pairs with a careful person's verdicts
+in front: what the others lose. Last, the table of 250 pairs with a careful person's verdicts
 (tests/fakes/answer_pairs.py): how many does each way judge rightly?
 """
 

@@ -2,9 +2,9 @@
 
 Two ways, one after the other. What is plain (words, letters of choices, numbers, ratios, number bases, units) is
 decided here, exactly and at once; everything else is a formula and goes to math-verify, which forgives too much to be
-asked first: it drops bases, rounds decimals, takes a set for a pair, and drops most letters that stand last, as units
-(the h of `\\pi r^2 h`), which are therefore read here alone. A value that is right but not simplified is right; a unit
-or a percent sign may be left out, and another one is wrong; a rounded value is right from six decimals on.
+asked first: it drops bases, rounds decimals, takes a set for a pair and `2x=5` for 5, and drops most letters that stand
+last, as units (the h of `\\pi r^2 h`), which are therefore read here alone. A value that is right but not simplified is
+right; a unit or a percent sign may be left out, and another one is wrong; a rounded value is right from six decimals.
 
 `judged_at_once` costs linear time. `equal` and `plainly` may run for ever and must run in a killable worker (see
 isolated.py); this file knows no processes, deadlines, rows or stages.
@@ -17,50 +17,24 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal
 
+from ssd_pipeline.notation import (
+    SHORT,
+    STYLED,
+    Shape,
+    as_tuple,
+    choice,
+    condition,
+    named,
+    normalise,
+    shape,
+    tight,
+    without_letter,
+    words,
+)
+
 Judged = Literal["correct", "incorrect"]
-SHORT = 200  # characters; what is longer is no number, unit, ratio or choice
+UNLIKE: tuple[set[Shape], ...] = ({"set", "tuple"}, {"set", "names"}, {"set", "range"}, {"list", "range"})
 ROUNDED = 6  # so many decimals make a rounded value as good as the exact one
-
-# ------------------------------------------------------------------------------------------ one way of writing
-
-_SPACES = re.compile(r"(?<!\\)\\[,;:> ]|\\q?quad\b|~|\s+")
-_DROPPED = re.compile(r"\\(?:left|right|displaystyle|limits)(?![A-Za-z])|(?<!\\)\\!|(?<!\\)\\[()\[\]$]|\$")
-_GROUPED = re.compile(r"([-+]?\d{1,3})((?:(?:,|\{,\}| )\d{3})+)(\.\d+)?")
-_STYLED = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
-_WORDS = re.compile(r"[^\W\d_]{3,}(?:[ '-][^\W\d_]+)*|[^\W\d_]{2}(?:[ '-][^\W\d_]+)+")
-_CHOICE = re.compile(r"\(?([A-Za-z])(?:\)[.:]?|[.:])(?: (.*))?|([A-Za-z])", re.DOTALL)
-_OTHERS = re.compile(r"(?:^| )\(?([A-J])\)")
-
-
-def normalise(answer: str) -> str:
-    """The answer without what never matters: dollar signs, spacing commands, `\\left`, the final full stop, the
-    separators of thousands."""
-    plain = " ".join(_SPACES.sub(" ", _DROPPED.sub("", answer)).split()).rstrip(" .")
-    plain = plain.replace(r"\dfrac", r"\frac").replace(r"\tfrac", r"\frac")
-    plain = plain.replace("\u2212", "-").replace("°", r"^\circ")
-    plain = " ".join(_LARGE_TEXT.sub(r" \1 \\text{\2}", plain).removesuffix(r"\text{}").split())
-    if len(plain) <= SHORT and (grouped := _GROUPED.fullmatch(plain)):
-        return grouped[1] + re.sub(r"\D", "", grouped[2]) + (grouped[3] or "")
-    return plain
-
-
-def words(normalised: str) -> str | None:
-    """The answer in lower case if it is one word of three letters or more, or several, and no formula; else None."""
-    bare = _STYLED.sub(r"\1", normalised).strip()
-    return bare.casefold() if _WORDS.fullmatch(bare) else None
-
-
-def choice(normalised: str) -> str | None:
-    """The letter of a multiple-choice answer, alone or before its text: B, (b), `\\text{(B)}`, `B) 5`; else None.
-
-    Of `(A) or (B)` both, for who names two has chosen none.
-    """
-    found = _CHOICE.fullmatch(_STYLED.sub(r"\1", normalised).strip())
-    if not found:
-        return None
-    letter = (found[1] or found[3]).upper()
-    return letter + "".join(other for other in _OTHERS.findall(found[2] or "") if other != letter)
-
 
 # ------------------------------------------------------------------------------------------------- quantities
 
@@ -82,7 +56,6 @@ _UNIT_NAMES = {
     **{"per": "/", "mph": "mi / h", "liter": "l", "litre": "l"},
 }
 _LARGE = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_LARGE_TEXT = re.compile(r"\\(?:text|textrm|mathrm|mbox)\s*\{ ?(dozen|hundred|thousand|(?:m|b|tr)illion)\b([^{}]*)\}")
 _COUNTING = re.compile(
     r"\b(?:squared|cubed|factorial|half|halve|third|(?:four|fif|six|eigh|ten|hundred|thousand)th|or \w+)\b"
 )
@@ -97,7 +70,9 @@ _NUMBER = re.compile(
 )
 _RATIO = re.compile(r"(\d+) ?: ?(\d+)(?: ?: ?(\d+))?")
 _FRACTION = re.compile(r"(\d+) ?/ ?(\d+)|\\frac ?\{?(\d+)\}? ?\{?(\d+)\}?")
-_BASED = re.compile(r"([-+]?\d[\dA-Fa-f]*) ?_ ?\{?(\d+)\}?")
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_BASED = re.compile(rf"\(?([-+]?\d[\dA-Fa-f]*)\)? ?_ ?\{{?(?:\\text ?\{{)?(\d+|{'|'.join(_BASES)})\}}*")
+_AREA = re.compile(r"\b(square|sq|cubic) (?:units?\b)?([a-z]*)")
 
 
 def number(normalised: str) -> Fraction | None:
@@ -130,21 +105,15 @@ def quantity(normalised: str) -> tuple[str, str]:
         core, unit = before, f"{core[found.start() :]} {unit}"
     if not core.endswith((*"0123456789)]}!", r"\pi")) and number(core) is None:
         return normalised, ""
-    parts = re.findall(r"[A-Za-z]+|%|/|\d", _STYLED.sub(r"\1 ", unit).casefold())
-    names = [p if len(p) < 3 else p.removesuffix("s") for p in parts]
-    return core, " ".join(_UNIT_NAMES.get(name, name) for name in names)
+    said = _AREA.sub(lambda of: of[2] and f"{of[2]}{2 + (of[1] == 'cubic')}", STYLED.sub(r"\1 ", unit).casefold())
+    names = [p if len(p) < 3 else p.removesuffix("s") for p in re.findall(r"[A-Za-z]+|%|/|\d", said)]
+    return core, " ".join(_UNIT_NAMES.get(name, name) for name in names if name != "unit")
 
 
 def _same_value(reference: Fraction, answer: Fraction, written: str) -> bool:
     decimals = written.partition(".")[2]
     places = len(decimals) if decimals.isdigit() and answer else 0
     return reference == answer or (places >= ROUNDED and round(reference, places) == answer)
-
-
-def _shape(core: str) -> str:
-    if core.startswith(r"\{") and core.endswith(r"\}"):
-        return "set"
-    return "tuple" if core.startswith("(") and core.endswith(")") and "," in core else ""
 
 
 def alike(answer: str) -> str:
@@ -159,18 +128,24 @@ def alike(answer: str) -> str:
 
 def judged_at_once(reference: str, answer: str) -> Judged | None:
     """The verdict where exact rules give one; None where formulas must be compared."""
-    gold, said = normalise(reference), normalise(answer)
-    equal = gold == said
+    gold, said = _both(reference, answer)
+    equal = tight(gold) == tight(said)
     if not equal:
         decided = _by_words(gold, said)
-        if decided is None:
-            decided = _by_notation(gold, said)
         if decided is None:
             decided = _by_quantity(*quantity(gold), *quantity(said), dollars=(r"\$" in reference, r"\$" in answer))
         if decided is None:
             return None
         equal = decided
     return "correct" if equal else "incorrect"
+
+
+def _both(reference: str, answer: str) -> tuple[str, str]:
+    """Both normalised; where one alone has the letter of a choice, only what stands behind it."""
+    gold, said = condition(normalise(reference)), condition(normalise(answer))
+    if (choice(gold) is None) != (choice(said) is None):
+        return without_letter(gold), without_letter(said)
+    return gold, said
 
 
 def _by_words(gold: str, said: str) -> bool | None:
@@ -183,13 +158,15 @@ def _by_words(gold: str, said: str) -> bool | None:
 
 
 def _by_notation(gold: str, said: str) -> bool | None:
-    """Ratios (or times) and numbers in another base are equal when they are written alike; 1:2 may be 1/2."""
-    if max(len(gold), len(said)) > SHORT:
-        return None
-    if gold.endswith("dots") != said.endswith("dots"):  # what goes on for ever is not what stops
+    """Ratios (or times) and numbers in another base are equal when they are written alike; 1:2 may be 1/2. An equation
+    is no value unless it names one."""
+    if (r"\ldots" in gold) != (r"\ldots" in said):  # what goes on for ever is not what stops
         return False
-    if any(notation.fullmatch(text) for notation in (_BASED, _RATIO) for text in (gold, said)):
+    short = [text for text in (gold, said) if len(text) <= SHORT]
+    if any(notation.fullmatch(text) for notation in (_BASED, _RATIO) for text in short):
         return _terms(gold) == _terms(said)
+    if ("=" in gold) != ("=" in said) and not named(gold if "=" in gold else said):
+        return False
     return None
 
 
@@ -197,7 +174,8 @@ def _terms(text: str) -> list[str] | None:
     """The parts of a number in another base, of a ratio, or of a fraction, as they are written."""
     for notation in (_BASED, _RATIO, _FRACTION):
         if found := notation.fullmatch(text):
-            return ["base" if notation is _BASED else "ratio", *(part.casefold() for part in found.groups() if part)]
+            said = [part.casefold() for part in found.groups() if part]
+            return ["base" if notation is _BASED else "ratio", *(_BASES.get(part, part) for part in said)]
     return None
 
 
@@ -207,14 +185,16 @@ def _by_quantity(gold: str, gold_unit: str, said: str, said_unit: str, dollars: 
         return False
     if (dollars[0] and said_unit in _OTHER_MONEY) or (dollars[1] and gold_unit in _OTHER_MONEY):
         return False
+    if (noted := _by_notation(gold, said)) is not None:
+        return noted
     mine, theirs = number(gold), number(said)
     if mine is not None and theirs is not None:
         one_percent = gold_unit != said_unit and "percent" in (gold_unit, said_unit)
         scale = Fraction(1, 100) if gold_unit == "percent" else 100
         return _same_value(mine, theirs, said) or (one_percent and _same_value(mine * scale, theirs, said))
-    if {_shape(gold), _shape(said)} == {"set", "tuple"}:
+    if {shape(gold), shape(said)} in UNLIKE:
         return False
-    return True if gold == said else None
+    return True if tight(gold) == tight(said) else None
 
 
 def equal(reference: str, answer: str) -> str:
@@ -227,7 +207,11 @@ def equal(reference: str, answer: str) -> str:
         return at_once
     from math_verify import verify
 
-    gold, said = (_parse(quantity(normalise(text))[0]) for text in (reference, answer))
+    texts = [quantity(text)[0] for text in _both(reference, answer)]
+    shapes = {shape(text) for text in texts}
+    if "tuple" in shapes or ("names" in shapes and len(shapes) > 1):
+        texts = [as_tuple(text) for text in texts]
+    gold, said = map(_parse, texts)
     if not gold:
         return "error: reference not parseable"
     if not said:

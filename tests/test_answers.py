@@ -89,6 +89,11 @@ def test_whatever_stands_before_a_last_balanced_box_is_found(before, inside, aft
         "1,000" * 200_000,
         "1 " * 500_000 + "1/2",
         r"\text{" * 160_000,
+        "x=" * 500_000,
+        "√(" * 300_000,
+        "²³" * 300_000,
+        r"(\text{a}" * 120_000,
+        "." * 1_000_000 + "1",
     ],
     ids=lambda text: f"{text[:8]!r}",
 )

@@ -1,4 +1,4 @@
-"""What equals what: a table of 150 pairs with a careful person's verdicts, and the exact rules below it."""
+"""What equals what: a table of 250 pairs with a careful person's verdicts, and the exact rules below it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_no_wrong_answer_is_accepted_and_more_are_judged_rightly_than_by_math_ve
     said = [ours(reference, text) for reference, text, _ in PAIRS]
     plain = [plainly(reference, text) for reference, text, _ in PAIRS]
     verdicts = [verdict for *_, verdict in PAIRS]
-    assert len(PAIRS) == len(set(PAIRS)) == 150
+    assert len(PAIRS) == len(set(PAIRS)) == 250
     assert [p for p, s in zip(PAIRS, said, strict=True) if s == "correct" != p[2]] == []
     assert [p[:2] for p, s in zip(PAIRS, said, strict=True) if s != p[2]] == KNOWN_TO_BE_MISSED
     right = [sum(s == v for s, v in zip(some, verdicts, strict=True)) for some in (said, plain)]

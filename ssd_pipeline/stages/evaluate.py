@@ -244,7 +244,7 @@ def ks(samples: int) -> list[int]:
 
 STAGE = RowStage(
     "evaluate",
-    version=3,
+    version=4,
     params=EvaluateParams,
     reads=lambda params: ("problem", "answer", "error"),
     optional=lambda params: ("error",),

@@ -17,8 +17,9 @@ from dataclasses import dataclass, replace
 from pydantic import Field
 
 from ssd_pipeline.answers import END_OF_THOUGHT, RULES, Rule, extract
-from ssd_pipeline.equality import judged_at_once, normalise
+from ssd_pipeline.equality import judged_at_once
 from ssd_pipeline.errors import RowError, RunError
+from ssd_pipeline.notation import normalise
 from ssd_pipeline.records import Fate, Row, Verdict
 from ssd_pipeline.stage import Params, RowContext, RowStage, StageContext, Summary
 
@@ -141,7 +142,7 @@ def summarize(params: VerifyParams, rows: Iterator[Row]) -> Summary:
 
 STAGE = RowStage(
     "verify_answers",
-    version=3,
+    version=4,
     params=VerifyParams,
     reads=lambda params: ("answer", "solution", "fate"),
     optional=lambda params: ("fate",),

@@ -1,12 +1,13 @@
-r"""150 pairs of a reference and what a model wrote, each with the verdict that a careful person gives.
+r"""250 pairs of a reference and what a model wrote, each with the verdict that a careful person gives.
 
 The person knows no problem statement, and judges so: an answer without the reference's unit, or with one where the
 reference has none, is right, another unit is wrong; a percent sign may be left out or written as a share of one;
 another number base, an ordered pair for a set, a closed interval for an open one, or a rounded value for an exact one
-is wrong; a value that is the same but not simplified is right; of several boxes the last one counts; a text that stops
-before it states an answer states none. The verdicts were written before the rules of equality.py, but these were then
-mended until nearly all of the table came out right: the share is what they were made for, not an estimate for other
-answers.
+is wrong; a value that is the same but not simplified is right; an equation says what it names, and one that leaves it
+to the reader to find x (`2x=5`, `x+y=5`) says no value; a list without brackets may be a pair, in its order; of several
+boxes the last one counts; a text that stops before it states an answer states none. The verdicts were written before
+the rules of equality.py, but these were then mended until nearly all of the table came out right: the share is what
+they were made for, not an estimate for other answers.
 """
 
 from __future__ import annotations
@@ -163,6 +164,112 @@ _ANSWERS: list[tuple[str, str, str]] = [
     (r"\text{(A)}", r"\textbf{(B)}", W),
     ("2.5", "2.50", C),
     ("7", r"\mathbf{7}", C),
+    # equations: what they name, or what they leave to be found
+    ("5", "x+y=5", W),
+    ("5", "2x=5", W),
+    ("5", "x^2=5", W),
+    ("5", "|x|=5", W),
+    ("5", "-x=5", W),
+    ("5", "xy=5", W),
+    ("6", "x(x+1)=6", W),
+    ("x+y=5", "5", W),
+    ("x^2+y^2=25", "25", W),
+    ("5", r"x \ge 5", W),
+    ("5", "f(2)=5", C),
+    ("5", "AB=5", C),
+    ("5", r"\angle ABC = 5^\circ", C),
+    ("5", r"\text{Area}=5", C),
+    (r"\frac{1}{2}", r"\cos A = \frac12", C),
+    ("5", "x=2+3=5", C),
+    ("f(x)=x+1", "x+1", C),
+    ("x+y=5", "y=5-x", C),
+    ("2x+3y-5=0", "2x+3y=5", C),
+    ("2x+3y-5=0", "2x+3y+5=0", W),
+    # lists and pairs
+    ("(1,2)", "1, 2", C),
+    ("(1,2)", "2,1", W),
+    ("1,2", "(1,2)", C),
+    ("1,2", "(2,1)", W),
+    ("1,2", "[1,2]", W),
+    ("1,2", "1<x<2", W),
+    ("(1,2)", "x=1, y=2", C),
+    ("(1,2)", "x=2, y=1", W),
+    ("x=1, y=2", "y=2, x=1", C),
+    ("A=3, B=2", "2, 3", W),
+    ("x=2, y=1", r"\{1,2\}", W),
+    ("x_1=1, x_2=-3", "-3, 1", C),
+    ("(x,y)=(1,2)", "(1,2)", C),
+    (r"\{1,2\}", "(x,y)=(2,1)", W),
+    ("(1,2),(3,4)", r"\{(3,4),(1,2)\}", C),
+    ("(1,2),(3,4)", "(1,2)", W),
+    ("(0,0)", r"\langle 0,0 \rangle", C),
+    ("5", r"5 \text{ or } 6", W),
+    ("5,6", "5", W),
+    (r"\pm 2", "2", W),
+    (r"1,2,\ldots,10", "1,2,10", W),
+    ("1, 2, \\ldots, 10", "1,2,...,10", C),
+    # unicode and plain text
+    ("√2", r"\sqrt{2}", C),
+    ("3√5", r"3\sqrt{5}", C),
+    ("3√5", r"3\sqrt{15}", W),
+    ("√2", "2", W),
+    (r"\sqrt{x+1}", "√(x+1)", C),
+    ("2*sqrt(3)", r"2\sqrt{3}", C),
+    ("∛8", "2", C),
+    ("2π", r"2\pi", C),
+    ("2π", "2pi", C),
+    ("x²", "x^{2}", C),
+    ("x²", "x", W),
+    ("10⁻³", "0.001", C),
+    ("3½", "3.5", C),
+    ("(-∞,2)", r"(-\infty,2)", C),
+    ("x∈[1,2)", "[1,2)", C),
+    ("–5", "-5", C),
+    ("3·4", "12", C),
+    # sets by what holds of their numbers
+    (r"\{x | x>1\}", "x>1", C),
+    (r"\{x \mid 1<x<2\}", "(1,2)", C),
+    (r"\{x \mid 1<x<2\}", "[1,2]", W),
+    (r"[2,+\infty)", r"x \geqslant 2", C),
+    (r"a \leqslant 1", r"a \ge 1", W),
+    (r"\mathbb{R}", "all real numbers", C),
+    ("no solution", "No solutions", C),
+    ("no solution", r"\emptyset", C),
+    ("0", "no solution", W),
+    # vectors
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "(1,2)", C),
+    (r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", "(2,1)", W),
+    # as the data sets write them
+    (r"11,\! 111,\! 111,\! 100", "11111111100", C),
+    (r"\textbf{(E) }32", "32", C),
+    (r"\textbf{(E) }32", "33", W),
+    (r"\textbf{(E) }32", "E", C),
+    (r"42(\mathrm{~cm})", "42", C),
+    (r"42(\mathrm{~cm})", "42 m", W),
+    ("12 cm^2", "12 square centimeters", C),
+    ("12 cm^2", "12 cm", W),
+    (r"12 \text{ square units}", "12", C),
+    (r"\$18", "18.00", C),
+    (r"101_{\text{two}}", "101_2", C),
+    ("101_2", "(101)_2", C),
+    ("3:30", r"3:30 \text{ p.m.}", C),
+    ("3:30 p.m.", "3:30 a.m.", W),
+    ("3:30", "3:40", W),
+    ("May 5", r"\text{May 5}", C),
+    ("May 5", "May 6", W),
+    ("p - q", "-q+p", C),
+    ("p-q", "q-p", W),
+    (r"\dfrac{a}{b}", "b/a", W),
+    ("a-b", "|a-b|", W),
+    (r"\sqrt{a}b", r"\sqrt{ab}", W),
+    (r"0.5", r"\frac{5}{10}", C),
+    (r"8 \frac{1}{2} \%", r"8.5\%", C),
+    ("1.2", "120", W),
+    (r"x=1\text{ or }x=-3", "-3,1", C),
+    ("(2,3)", "(2;3)", C),
+    ("22/7", r"\pi", W),
+    ("1000", "1,00", W),
+    ("12,34", "1234", W),
 ]
 _TEXTS: list[tuple[str, str, str]] = [
     ("#### 1,234", "The total is\n#### 1234", C),
