@@ -18,7 +18,7 @@ MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def results(recipe: str) -> str:
-    """The machine, the time that all stages took, and the table, as Markdown."""
+    """The machine, the time that all stages took, and the tables, as Markdown."""
     planned = ssd_pipeline.plan(recipe)
     made = {name: stage.found for name, stage in planned.stages.items() if stage.found}
     if "result" not in made:
@@ -26,17 +26,16 @@ def results(recipe: str) -> str:
     definition = planned.document.stages["result"]
     said = definition.params.baseline
     record = made["result"].record
-    heads, *rows = comparison(record["summary"]["table"], definition.inputs, (said,) if isinstance(said, str) else said)
+    tables = comparison(record["summary"]["table"], definition.inputs, (said,) if isinstance(said, str) else said)
     tools = ", ".join(f"{name} {version}" for name, version in record["tools"].items())
     seconds = sum(one.record["seconds"] for one in made.values())
     lines = [
         f"{len(made)} stages, {seconds / 60:.0f} minutes of work in all, on a machine with {os.cpu_count()} cores; "
         f"{tools}. Ended {record['ended']}; `result` is {record['address']}.",
-        "",
-        "| " + " | ".join(heads) + " |",
-        "| --- | --- |" + " ---: |" * (len(heads) - 2),
-        *("| " + " | ".join(row) + " |" for row in rows),
     ]
+    for heads, *rows in filter(None, tables):
+        lines += ["", "| " + " | ".join(heads) + " |", "|" + " --- |" * 2 + " ---: |" * (len(heads) - 2)]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
 
 

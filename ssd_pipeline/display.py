@@ -218,9 +218,10 @@ class Display:
             said = stage.params.baseline
             baselines = (said,) if isinstance(said, str) else said
             with _showing(event):
-                heads, *rows = comparison(event["summary"]["table"], stage.inputs, baselines)
-            self._screen.line()
-            self._screen.table(heads, [list(map(clean, row)) for row in rows], right=heads[2:])
+                tables = comparison(event["summary"]["table"], stage.inputs, baselines)
+            for (heads, *rows), keys in zip(filter(None, tables), (2, 1), strict=False):
+                self._screen.line()
+                self._screen.table(heads, [list(map(clean, row)) for row in rows], right=heads[keys:], keys=keys)
 
 
 def _showing(event: Mapping[str, Any]) -> AbstractContextManager[None]:

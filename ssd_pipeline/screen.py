@@ -41,16 +41,31 @@ class Screen:
     def styled(self, text: str, style: str) -> str:
         return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style and self.coloured else text
 
-    def table(self, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    def table(
+        self, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = (), keys: int = 0
+    ) -> None:
         """Rows in columns; those named in `right` are aligned to the right. Cells may be styled already.
 
-        Where the columns do not fit beside each other, each row is a block: its first cell, then a line a column. The
-        last column may run over the edge, since it often holds a sentence.
+        Where the columns do not fit beside each other, those that do not come in tables below, which begin with the
+        first `keys` columns too; without keys, or where one column is too much, each row is a block: its first cell,
+        then a line a column. The last column may run over the edge, since it often holds a sentence.
         """
         widths = [max(map(_columns, column)) for column in zip(heads, *rows, strict=True)]
-        if sum(widths[:-1]) + len(GAP) * len(widths[1:]) > self.width:
+        fit = keys
+        while keys and fit < len(heads) and sum(widths[: fit + 1]) + len(GAP) * fit <= self.width:
+            fit += 1
+        if keys < fit < len(heads):
+            self.table(heads[:fit], [row[:fit] for row in rows], right)
+            self.line()
+            self.table([*heads[:keys], *heads[fit:]], [[*row[:keys], *row[fit:]] for row in rows], right, keys)
+        elif sum(widths if keys else widths[:-1]) + len(GAP) * len(widths[1:]) > self.width:
             self._blocks(heads, rows)
-            return
+        else:
+            self._lines(heads, rows, right, widths)
+
+    def _lines(
+        self, heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str], widths: Sequence[int]
+    ) -> None:
         for number, row in enumerate([heads, *rows]):
             cells = []
             for head, cell, width in zip(heads, row, widths, strict=True):

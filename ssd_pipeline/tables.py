@@ -69,20 +69,31 @@ def _by_stage(things: Sequence[T], name: Callable[[T], str]) -> dict[str, list[T
     return found
 
 
-def comparison(table: Sequence[Event], inputs: Sequence[str], baselines: Sequence[str]) -> list[list[str]]:
-    """The rows of `compare` with a line for each evaluation and mode, the heads first; `inputs`: the inputs' names."""
-    lines = []
+Table = list[list[str]]
+
+
+def comparison(table: Sequence[Event], inputs: Sequence[str], baselines: Sequence[str]) -> tuple[Table, Table]:
+    """The rows of `compare` as two tables, the heads first: the accuracies, a line for each evaluation and mode, and
+    the data that the models were trained on (empty where nothing is said of it). `inputs`: the inputs' names."""
+    lines, data = [], {}
     for _, group in groupby(table, lambda row: (row["position"], row["mode"])):
         rows = list(group)
-        cells = {"comparison": without_seed(inputs[rows[0]["position"]]), **_accuracy(rows[0])}
-        for row, name in zip(rows, baselines, strict=True):
-            short = "baseline (95%)" if len(rows) == 1 else " ".join(labels_of(name).values()) or name
+        name = without_seed(inputs[rows[0]["position"]])
+        cells = {"comparison": name, **_accuracy(rows[0])}
+        for row, base in zip(rows, baselines, strict=True):
+            short = "baseline (95%)" if len(rows) == 1 else " ".join(labels_of(base).values()) or base
             cells[f"minus {short}"] = _difference(row)
         if len(rows) == 1:
             cells |= {"p": _p(rows[0]["p"]), **{name: amount(rows[0][name]) for name in ("better", "worse")}}
-        lines.append({**cells, "problems": amount(rows[0]["count"]), **_data(rows[0])})
-    heads = [head for head in lines[0] if any(line[head] for line in lines)]
-    return [heads, *([line[head] for head in heads] for line in lines)]
+        lines.append({**cells, "problems": amount(rows[0]["count"])})
+        if any(_data(rows[0]).values()):
+            data[name] = {"comparison": name, **_data(rows[0])}
+    return _said(lines), _said(list(data.values()))
+
+
+def _said(lines: Sequence[Mapping[str, str]]) -> Table:
+    heads = [head for head in lines[0] if any(line[head] for line in lines)] if lines else []
+    return [heads, *([line[head] for head in heads] for line in lines)] if lines else []
 
 
 def without_seed(name: str) -> str:
@@ -91,11 +102,14 @@ def without_seed(name: str) -> str:
 
 
 def _accuracy(row: Event) -> dict[str, str]:
-    """With its interval, which is symmetrical for several runs, but for a cut at 0 or 100."""
-    share, low, high = row["accuracy"], row["low"], row["high"]
+    """With its interval, which is symmetrical for several runs, but for a cut at 0 or 100; two runs are shown instead,
+    for an interval of them, a hundred points wide, would say nothing."""
+    share, low, high, runs = (row[name] for name in ("accuracy", "low", "high", "by_run"))
     shown = percent(share)
-    if share is not None:
-        several = row["runs"] > 1
+    if len(runs) == 2:
+        shown += f" (runs: {', '.join(map(percent, runs))})"
+    elif share is not None:
+        several = len(runs) > 2
         shown += f" ± {percent(max(high - share, share - low))}" if several else f" ({percent(low)} to {percent(high)})"
     return {"mode": row["mode"], "runs": str(row["runs"]) if row["runs"] > 1 else "", "accuracy % (95%)": shown}
 
@@ -103,9 +117,12 @@ def _accuracy(row: Event) -> dict[str, str]:
 def _difference(row: Event) -> str:
     if row["difference"] is None:
         return ""
+    shown = f"{100 * row['difference']:+.1f}"
+    if len(row["difference_by_run"]) == 2:
+        return f"{shown} (runs: {', '.join(f'{100 * one:+.1f}' for one in row['difference_by_run'])})"
     if row["difference_low"] is None:
-        return f"{100 * row['difference']:+.1f}"
-    return f"{100 * row['difference']:+.1f} ± {percent(row['difference_high'] - row['difference'])}"
+        return shown
+    return f"{shown} ± {percent(row['difference_high'] - row['difference'])}"
 
 
 def _p(value: float | None) -> str:

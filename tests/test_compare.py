@@ -116,6 +116,8 @@ def test_runs_of_several_seeds_are_one_line_paired_seed_by_seed(tmp_path):
     assert (kd["position"], kd["baseline"], kd["runs"], kd["accuracy"], kd["paired"]) == (0, True, 2, 0.625, None)
     assert (gen["position"], gen["baseline"], gen["runs"], gen["accuracy"]) == (2, False, 2, 0.875)
     assert (gen["count"], gen["paired"], gen["difference"], gen["better"], gen["worse"]) == (4, 8, 0.25, 2, 0)
+    assert (kd["by_run"], gen["by_run"]) == ([0.5, 0.75], [1.0, 0.75])
+    assert (kd["difference_by_run"], gen["difference_by_run"]) == (None, [0.25, 0.25])
     alike = crossed([dict(enumerate((1, 0, 0, 0)))] * 2)
     told = (gen["difference_low"], gen["difference_high"], gen["p"])
     assert told == pytest.approx((alike.low, alike.high, alike.p))

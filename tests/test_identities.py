@@ -43,11 +43,11 @@ GOLDEN = {
     "sample_branches": "1167609d5bcd7b43",
     "score_trajectories": "6267d5a26dd622f2",
     "select_trajectories": "f0dff09dff4d3ada",
-    "verify_answers": "d40360f501feecc4",
-    "train_sft": "7c1e62ab25130caa",
+    "verify_answers": "235bf4ca4e72827a",
+    "train_sft": "a4ca08dacfb71472",
     "find_overlaps": "77e4bbcff01ea735",
-    "evaluate": "cf7ed3fc98517d19",
-    "compare": "6794ae65abe3cda6",
+    "evaluate": "cf8c113fc8c75bcc",
+    "compare": "919ee6e6a06bdad7",
     "push_dataset": "fcf5caebeaeadc0f",
 }
 
@@ -68,7 +68,7 @@ def test_fingerprints_are_what_they_were(identities: Identities, kind: str) -> N
 
 def test_an_identity_says_only_what_differs_from_the_defaults(identities: Identities) -> None:
     said = identities.stage(identities.document.stages["verify_answers"])
-    assert said == {"kind": "verify_answers", "version": 3, "params": {}}
+    assert said == {"kind": "verify_answers", "version": 4, "params": {}}
 
 
 def test_the_student_that_judges_is_part_of_the_data(identities: Identities) -> None:

@@ -44,9 +44,10 @@ class CompareParams(Params):
 @dataclass(frozen=True)
 class Compared:
     """One mode of one evaluation, or of `runs` that differ in their seed, against one baseline (`against`: its place
-    among the baselines, from 0). `position`: the place of the first among the inputs. `count`: problems with a verdict.
-    `difference`, its 95% interval and `p`, its p-value: accuracy minus the baseline's on the `paired` answers that both
-    judged; `better` and `worse` count these. All are null for the baseline itself, which `baseline` tells.
+    among the baselines, from 0). `position`: the place of the first among the inputs. `by_run`: the accuracy of each.
+    `count`: problems with a verdict. `difference`, its 95% interval and `p`, its p-value: accuracy minus the baseline's
+    on the `paired` answers that both judged, `difference_by_run` of each run alone; `better` and `worse` count answers.
+    All are null for the baseline itself, which `baseline` tells.
 
     The rest is of the data that the models were trained on, a mean over the runs, null where `data` names none: teacher
     tokens `bought` and `kept`, mean `length` of accepted solutions in them, share `correct` of those with a verdict,
@@ -60,6 +61,7 @@ class Compared:
     accuracy: float | None
     low: float | None
     high: float | None
+    by_run: list[float]
     count: int
     tokens: float | None
     no_answer: int
@@ -69,6 +71,7 @@ class Compared:
     difference: float | None
     difference_low: float | None
     difference_high: float | None
+    difference_by_run: list[float] | None
     p: float | None
     better: int | None
     worse: int | None
@@ -155,6 +158,7 @@ def row_of(
             score.join(one.scores[mode])
     said = score.summary()
     shares = [one.shares.get(mode, {}) for one in line]
+    said["by_run"] = [fmean(run.values()) for run in shares if run]
     said["count"] = len({problem for run in shares for problem in run})
     if interval := crossed(shares):
         said |= {"low": max(0.0, interval.low), "high": min(1.0, interval.high)}
@@ -192,7 +196,8 @@ def partners(one: Evaluation, selector: str, every: Sequence[Evaluation]) -> lis
 def difference(runs: Sequence[Shares] | None) -> dict[str, Any]:
     """The columns that pair a line with its baseline; null where there is too little to say, or no baseline."""
     if runs is None:
-        return dict.fromkeys(("paired", "difference", "difference_low", "difference_high", "p", "better", "worse"))
+        of_interval = ("difference", "difference_low", "difference_high", "difference_by_run")
+        return dict.fromkeys(("paired", *of_interval, "p", "better", "worse"))
     every = [value for run in runs for value in run.values()]
     several = crossed(runs)
     interval = several or paired(every)
@@ -201,6 +206,7 @@ def difference(runs: Sequence[Shares] | None) -> dict[str, Any]:
         "difference": fmean(every) if every else None,
         "difference_low": interval.low if interval else None,
         "difference_high": interval.high if interval else None,
+        "difference_by_run": [fmean(run.values()) for run in runs if run],
         "p": several.p if several else p_value(every),
         "better": sum(d > 0 for d in every),
         "worse": sum(d < 0 for d in every),
