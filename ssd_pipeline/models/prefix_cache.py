@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ssd_pipeline.models.packed import Memory, common
+from ssd_pipeline.models.memory import Memory, common
 
 RETRACTED = 16  # tokens: a text that differs so little goes on in place, its tokeniser has cut its end anew
 

@@ -19,7 +19,7 @@ import torch
 from ssd_pipeline.errors import ModelError, RowError, boundary
 from ssd_pipeline.models.encoding import Encoded, Encoder
 from ssd_pipeline.models.loading import context_length, load_causal_lm, load_tokenizer, pick_devices
-from ssd_pipeline.models.packed import common
+from ssd_pipeline.models.memory import common
 from ssd_pipeline.models.scoring_queue import Request, ScoringQueue, Tokens
 from ssd_pipeline.stage import Model, Score, Scored
 

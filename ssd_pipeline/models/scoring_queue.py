@@ -18,7 +18,8 @@ import torch
 
 from ssd_pipeline.errors import RowError
 from ssd_pipeline.models.gather import Gather
-from ssd_pipeline.models.packed import ROOM, Memory, PackedModel, Part, common
+from ssd_pipeline.models.memory import ROOM, Memory, common
+from ssd_pipeline.models.packed import PackedModel, Part
 from ssd_pipeline.models.prefix_cache import PrefixCache
 
 TOGETHER = 4  # tokens: so few that all branches share are read with each of them, as reading them alone costs more
