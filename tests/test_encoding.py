@@ -56,6 +56,14 @@ def trained(name: str) -> Tokenizer:
         "gpt2": [pre_tokenizers.ByteLevel(add_prefix_space=False)],
         "digits": [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)],
         "metaspace": [pre_tokenizers.Metaspace()],
+        "digits of bytes": [
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Digits(individual_digits=True),
+        ],
+        "two patterns": [
+            pre_tokenizers.Split(Regex(min(LOCAL)), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ],
         "unknown": [pre_tokenizers.Split(Regex(r"(?<=\n\n).+|.+?(?=\n\n|$)|\n+"), "isolated"), byte_level],
     }
     core = Tokenizer(models.BPE())
@@ -72,7 +80,8 @@ def trained(name: str) -> Tokenizer:
     return core
 
 
-NAMES = [*sorted(LOCAL), "gpt2", "digits", "metaspace", "unknown"]
+WHOLE = ["metaspace", "unknown", "digits of bytes", "two patterns"]
+NAMES = [*sorted(LOCAL), "gpt2", "digits", *WHOLE]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=[f"split {i}" for i in range(len(LOCAL))] + NAMES[len(LOCAL) :])
@@ -93,7 +102,7 @@ def test_branches_are_cut_as_whole_texts(name: str, texts: tuple[str, list[str]]
 @pytest.mark.parametrize("name", NAMES, ids=[f"split {i}" for i in range(len(LOCAL))] + NAMES[len(LOCAL) :])
 def test_what_is_known_is_not_cut_again(name: str) -> None:
     _, (one,) = Encoder(Tokenizer.from_str(trained(name).to_str())).encode(BEFORE, [" then"])
-    assert (one.start > len(BEFORE) - 100) == (name not in ("metaspace", "unknown"))
+    assert (one.start > len(BEFORE) - 100) == (name not in WHOLE)
 
 
 @pytest.mark.parametrize(

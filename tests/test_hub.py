@@ -155,6 +155,13 @@ def test_a_wait_that_the_hub_tells_the_client_itself_is_bounded(hub: FakeHub, mo
     assert waits == [pace.LONGEST_WAIT_S + 1, pace.LONGEST_WAIT_S + 1, 21.0]
 
 
+def test_a_wait_that_is_no_number_is_none(hub: FakeHub) -> None:
+    commit = hub.add("them/set", {"a": b"1"})
+    hub.fault("/revision/", status=503, headers={"Retry-After": "\u00b2"})
+    assert client.resolve_revision("them/set", "dataset", "main") == commit
+    assert len(hub.asked("/revision/")) == 2
+
+
 def test_a_snapshot_holds_what_matches_and_large_files_see_no_token(hub: FakeHub) -> None:
     commit = hub.add("them/set", {"a.parquet": b"P" * 5000, "b [1].txt": b"b", "c.txt": b"c"})
     folder = client.snapshot("them/set", "dataset", commit, client.exactly(["a.parquet", "b [1].txt"]))

@@ -3,8 +3,8 @@
 K branches after a prefix of a thousand tokens are five times a thousand tokens for a tokeniser that reads them one by
 one, and at that a GPU waits for it. Most tokenisers decide each word by itself, and where a word begins by a few
 characters: of a text whose beginning is known only the end need be read again, from a word that nothing behind it can
-change. That is true of the patterns below, which nearly all byte-level models use, and of no other tokeniser that this
-file has not been told of: those read every text whole. This file does not know models or scores.
+change. That is true of the patterns below, which nearly all byte-level models use; every other tokeniser reads
+every text whole. This file does not know models or scores.
 """
 
 from __future__ import annotations
@@ -103,14 +103,21 @@ def _local(said: dict[str, Any]) -> bool:
         and not said["model"]["dropout"]
         and (said["normalizer"] or {}).get("type", "NFC") == "NFC"
         and not any(one["lstrip"] or one["rstrip"] or one["single_word"] for one in said["added_tokens"])
-        and all(map(_local_step, steps))
-        and any(step["type"] == "Split" or step.get("use_regex") for step in steps)
+        and _local_steps(steps)
     )
 
 
-def _local_step(step: dict[str, Any]) -> bool:
-    if step.get("type") == "Split":
-        return step["pattern"].get("Regex") in LOCAL and step["behavior"] == "Isolated" and not step["invert"]
-    if step.get("type") == "ByteLevel":
-        return not step["add_prefix_space"]
-    return step.get("type") == "Digits"
+def _local_steps(steps: Sequence[dict[str, Any]]) -> bool:
+    """One pattern, of words, and bytes last: what cuts bytes cuts inside characters, and a second pattern inside words
+    begins some that are none when they are read alone. Cutting digits off before that is local too."""
+    *before, last = steps
+    splits = [step for step in before if step.get("type") != "Digits"]
+    if last.get("type") != "ByteLevel" or last["add_prefix_space"] or len(splits) != (not last["use_regex"]):
+        return False
+    return all(
+        step.get("type") == "Split"
+        and step["pattern"].get("Regex") in LOCAL
+        and step["behavior"] == "Isolated"
+        and not step["invert"]
+        for step in splits
+    )

@@ -101,4 +101,4 @@ def told_wait(headers: Mapping[str, str]) -> float:
     if limit is not None and limit.remaining == 0:
         return limit.reset_in_seconds + 1
     said = headers.get("retry-after", "")
-    return float(said) if said.isdigit() else 0.0
+    return float(said) if said.isascii() and said.isdigit() else 0.0
