@@ -81,6 +81,8 @@ def _commit(repo: str, version: str | None) -> tuple[hub.RepoType, str]:
     """The commit of a version, in the data set repo of that name or else in the model repo."""
     if not REPO.fullmatch(repo):
         raise user_error(f"{repo} is not the name of a repo: owner/name, and @VERSION behind it", key="OWNER/REPO")
+    if Path(repo).is_file():
+        raise user_error(f"{repo} is a file here; a repo is owner/name, and `ssd-run` takes recipes", key="OWNER/REPO")
     if version is not None and hub.COMMIT.fullmatch(version):
         return "dataset", version
     store, name = Store.default(), f"{repo}@{version}"

@@ -192,6 +192,13 @@ def test_a_commit_that_was_rewritten_away_is_a_mistake_at_the_plan(
         assert ssd_pipeline.plan(tmp_path / "recipe.yaml").stages["p"].status == "hit", "what is here needs no Hub"
 
 
+def test_a_recipe_is_no_repo(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(UserErrors, match="is a file here; a repo is owner/name"):
+        pull(f"{tmp_path.name}/recipe.yaml")
+    assert not hub.seen
+
+
 @pytest.mark.parametrize("repo", ["data", "", "../x", "me/data/more", "https://huggingface.co/me/data", "me/da ta"])
 def test_what_names_no_repo_is_a_mistake_and_nobody_is_asked(hub: FakeHub, repo: str) -> None:
     with pytest.raises(UserErrors, match="not the name of a repo: owner/name"):
